@@ -1,0 +1,1 @@
+"""The bundle: the only thing that the two halves of edgemm share."""

@@ -1,0 +1,1 @@
+"""Generation: what turns logits into text."""

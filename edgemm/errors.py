@@ -1,0 +1,107 @@
+"""Every error that edgemm raises on purpose.
+
+    EdgemmError
+    ├── BundleError (ValueError)         a bundle is torn, foreign, from the future, or unsafe
+    ├── CheckpointError (ValueError)     a checkpoint cannot be exported as it is
+    ├── CheckFailed (ValueError)         parity, an accuracy gate or a speed gate did not hold (exit code 3)
+    ├── InputError (ValueError)          a picture, a sound or an argument is not usable
+    ├── UsageError (ValueError)          options that contradict each other (exit code 2)
+    ├── TaskUnavailable (LookupError)    the bundle has no model for this task
+    ├── SourceError (OSError)            a camera, a microphone or a file cannot be opened or read
+    ├── RuntimeUnavailable (ImportError) a runtime or an extra is not installed
+    ├── ContextFull (OverflowError)      the decoder's state has no room for another token
+    └── StorageError (OSError)           the disk is full or not writable
+
+The message says what was wrong and what was expected; `hint` says what to run or change next.
+"""
+
+from __future__ import annotations
+
+
+class EdgemmError(Exception):
+    """Root of the errors that edgemm raises on purpose. `str(error)` is one line."""
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def as_dict(self) -> dict[str, str]:
+        """The `error` object of `--json`."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+class BundleError(EdgemmError, ValueError):
+    """A bundle is torn, foreign, written by a newer edgemm, or points outside itself."""
+
+    code = "bundle"
+
+
+class CheckpointError(EdgemmError, ValueError):
+    """A checkpoint cannot be exported as it is."""
+
+    code = "checkpoint"
+
+
+class CheckFailed(EdgemmError, ValueError):
+    """Parity, an accuracy gate or a speed gate did not hold."""
+
+    code = "check"
+    exit_code = 3
+
+
+class InputError(EdgemmError, ValueError):
+    """A picture, a sound or an argument is not usable."""
+
+    code = "input"
+
+
+class UsageError(EdgemmError, ValueError):
+    """Options that contradict each other or that this command cannot serve."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class TaskUnavailable(EdgemmError, LookupError):
+    """The bundle has no model for this task."""
+
+    code = "task"
+
+
+class SourceError(EdgemmError, OSError):
+    """A camera, a microphone or a media file cannot be opened or read."""
+
+    code = "source"
+
+
+class RuntimeUnavailable(EdgemmError, ImportError):
+    """A runtime or an optional dependency is not installed or cannot load."""
+
+    code = "runtime"
+
+
+class ContextFull(EdgemmError, OverflowError):
+    """The decoder's state has no room for another token."""
+
+    code = "context"
+
+
+class StorageError(EdgemmError, OSError):
+    """The disk is full or the place is not writable."""
+
+    code = "storage"
+
+
+def missing_extra(package: str, extra: str, cause: Exception | None = None) -> RuntimeUnavailable:
+    """The error for an optional dependency that is absent: it prints the pip command."""
+    why = f": {cause}" if cause and not isinstance(cause, ModuleNotFoundError) else ""
+    return RuntimeUnavailable(
+        f"{package} is not available{why}", hint=f'run: pip install "edgemm[{extra}]"'
+    )

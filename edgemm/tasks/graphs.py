@@ -1,0 +1,92 @@
+"""The loaded graphs of one model of a bundle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemm.bundle.manifest import Component, ModelEntry, State
+from edgemm.bundle.opening import Bundle
+from edgemm.errors import BundleError
+from edgemm.runtimes import registry
+from edgemm.runtimes.base import Decoder, Session, SessionOptions, StatePort, as_numpy
+
+
+@dataclass
+class Graphs:
+    """Loads the components of `entry` when they are first asked for, each on its runtime."""
+
+    bundle: Bundle
+    entry: ModelEntry
+    runtime: str
+    options: SessionOptions
+    chosen: dict[str, str] = field(default_factory=dict)
+    _sessions: dict[str, Session] = field(default_factory=dict)
+    _decoder: Decoder | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def runtime_of(self, role: str) -> str:
+        """The name of the runtime that `role` runs on."""
+        component = self._component(role)
+        self.chosen.setdefault(component.name, registry.choose(self.runtime, role))
+        return self.chosen[component.name]
+
+    def session(self, role: str) -> Session:
+        """The stateless graph of `role`."""
+        with self._lock:
+            if role not in self._sessions:
+                path = self.bundle.file(self._component(role).file)
+                module = registry.module(self.runtime_of(role))
+                self._sessions[role] = module.load_session(path, self.options)
+            return self._sessions[role]
+
+    def decoder(self) -> Decoder:
+        """The decoder with an empty state. One caller at a time."""
+        with self._lock:
+            if self._decoder is None:
+                component = self._component("decoder")
+                states = tuple(map(_state_port, self.bundle.manifest.states_of(component.name)))
+                module = registry.module(self.runtime_of("decoder"))
+                path = self.bundle.file(component.file)
+                self._decoder = module.load_decoder(
+                    path, states, self.entry.context, self.options
+                )
+            self._decoder.reset()
+            return self._decoder
+
+    def embed(self) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+        """ids [B, S] → embeddings [B, S, hidden]."""
+        session = self.session("embed_tokens")
+
+        def embed(ids: NDArray[np.int64]) -> NDArray[Any]:
+            return as_numpy(session.run({"input_ids": ids})["inputs_embeds"])
+
+        return embed
+
+    def _component(self, role: str) -> Component:
+        if role not in self.entry.components:
+            raise BundleError(
+                f"the model {self.entry.name} of {self.bundle.name} has no {role}",
+                hint="export it again",
+            )
+        return self.bundle.component(self.entry, role)
+
+    def close(self) -> None:
+        """Free every graph."""
+        with self._lock:
+            for session in self._sessions.values():
+                session.close()
+            if self._decoder is not None:
+                self._decoder.close()
+            self._sessions, self._decoder = {}, None
+
+
+def _state_port(state: State) -> StatePort:
+    shape = tuple(d.min if d.min == d.max else -1 for d in state.shape)
+    axis = 2 if state.growth_axis is None else state.growth_axis
+    return StatePort(state.input, state.output, shape, axis)

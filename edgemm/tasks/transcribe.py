@@ -1,0 +1,191 @@
+"""transcribe: sound → text, for encoder–decoders that hear (Whisper) or read raw sound (Moonshine)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemm.bundle.spec import GenerationSpec, LogMelSpec, RawAudioSpec, TokensSpec
+from edgemm.decoding.generate import Generated, GenerationOptions, LogitsRule, generate
+from edgemm.decoding.whisper import prompt_ids, split_window, timestamp_rule
+from edgemm.errors import BundleError, InputError
+from edgemm.processing.audio import log_mel, prepare, to_mono
+from edgemm.processing.text import Tokenizer
+from edgemm.results import Segment, Transcript
+from edgemm.runtimes.base import Value, as_numpy
+from edgemm.tasks.graphs import Graphs
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Tokens of a stretch of the sound; seconds from its start."""
+
+    tokens: tuple[int, ...]
+    t_start_s: float
+    t_end_s: float
+
+
+class Transcriber:
+    """A speech model of a bundle. One call at a time."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        entry = graphs.entry
+        spec, text = entry.processing.audio, entry.processing.text
+        if spec is None or text is None or entry.tokens is None or entry.generation is None:
+            raise BundleError(f"{entry.name} lacks its audio or text processing")
+        if entry.tokens.decoder_start is None or not entry.tokens.eos:
+            raise BundleError(f"{entry.name} lacks its start or end token")
+        self._graphs = graphs
+        self._spec: RawAudioSpec | LogMelSpec = spec
+        self._tokens: TokensSpec = entry.tokens
+        self._start: int = entry.tokens.decoder_start
+        self._generation: GenerationSpec = entry.generation
+        self.tokenizer = Tokenizer(graphs.bundle.file(text.tokenizer), text)
+
+    def __call__(
+        self, samples: Any, *, sample_rate_hz: int = 16_000, language: str | None = None
+    ) -> Transcript:
+        """Transcribe sound of any length; longer sound than the model's window is read in windows.
+
+        `language` is a code that the checkpoint knows; None lets a multilingual model decide.
+        """
+        start = time.perf_counter()
+        mono = to_mono(samples, sample_rate_hz, self._spec.sample_rate_hz)
+        hear = self._raw if isinstance(self._spec, RawAudioSpec) else self._mel
+        parts, said = hear(mono, language)
+        segments = tuple(
+            Segment(self._text(p.tokens), round(p.t_start_s, 3), round(p.t_end_s, 3)) for p in parts
+        )
+        logs = [x for g in said for x in g.log_probabilities]
+        return Transcript(
+            text=" ".join(s.text for s in segments if s.text)
+            if isinstance(self._spec, RawAudioSpec)
+            else self._text(tuple(t for p in parts for t in p.tokens)),
+            tokens=tuple(t for p in parts for t in p.tokens),
+            confidence=math.exp(sum(logs) / len(logs)) if logs else 0.0,
+            segments=segments,
+            model_ms=(time.perf_counter() - start) * 1e3,
+        )
+
+    def warm_up(self) -> None:
+        """Load the graphs and run them once."""
+        self(np.zeros(8000, np.float32))
+
+    def _text(self, tokens: tuple[int, ...]) -> str:
+        stamps = self._generation.timestamps
+        words = [t for t in tokens if stamps is None or t < stamps.begin]
+        return self.tokenizer.decode(words).strip()
+
+    def _encode(self, feeds: dict[str, Value]) -> dict[str, Value]:
+        session = self._graphs.session("audio_encoder")
+        cross = [n for n in session.outputs if n.startswith("cross.")]
+        values = session.run(feeds, keep=cross)
+        return {n: values[n] for n in cross}
+
+    def _say(
+        self,
+        cross: dict[str, Value],
+        prompt: list[int],
+        max_new_tokens: int,
+        rules: tuple[LogitsRule, ...] = (),
+    ) -> Generated:
+        decoder, embed = self._graphs.decoder(), self._graphs.embed()
+        logits = decoder.prefill(embed(np.array([prompt])), cross=cross)[0, -1]
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens,
+            eos=self._tokens.eos,
+            suppress=self._generation.suppress_tokens,
+            begin_suppress=self._generation.begin_suppress_tokens,
+            rules=rules,
+        )
+        return generate(decoder, embed, logits, options)
+
+    def _raw(self, samples: Samples, _: str | None) -> tuple[list[_Part], list[Generated]]:
+        assert isinstance(self._spec, RawAudioSpec)
+        rate = self._spec.sample_rate_hz
+        parts, said = [], []
+        for first, last in quiet_cuts(samples, int(self._spec.max_s * rate)):
+            values = prepare(samples[first:last], self._spec)
+            per_s = self._generation.max_tokens_per_s
+            bound = int(values.shape[1] / rate * per_s) + 1 if per_s else math.inf
+            limit = int(min(bound, self._generation.max_new_tokens))
+            out = self._say(self._encode({"input_values": values}), [self._start], limit)
+            parts.append(_Part(tuple(out.tokens), first / rate, last / rate))
+            said.append(out)
+        return parts, said
+
+    def _mel(self, samples: Samples, language: str | None) -> tuple[list[_Part], list[Generated]]:
+        assert isinstance(self._spec, LogMelSpec)
+        spec, rate = self._spec, self._spec.sample_rate_hz
+        window_frames = round(spec.chunk_s * rate / spec.hop)
+        features = log_mel(samples, spec)
+        long = features.shape[2] > window_frames
+        language_id: int | None = None
+        parts: list[_Part] = []
+        said: list[Generated] = []
+        total = features.shape[2] if long else window_frames
+        seek = 0
+        while seek < total:
+            window = features[:, :, seek : seek + window_frames]
+            size = window.shape[2]
+            cross = self._encode({"input_features": _padded(window, window_frames)})
+            if seek == 0:
+                language_id = self._language(cross, language)
+            out = self._window(cross, language_id, timestamps=long)
+            said.append(out)
+            offset_s = seek * spec.hop / rate
+            window_s = size * spec.hop / rate
+            if not long:
+                end_s = min(len(samples) / rate, spec.chunk_s)
+                return [_Part(tuple(out.tokens), 0.0, end_s)], said
+            stamps = self._generation.timestamps
+            assert stamps is not None
+            spans, moved_s = split_window(out.tokens, stamps, window_s)
+            parts += [_Part(s.tokens, offset_s + s.t_start_s, offset_s + s.t_end_s) for s in spans]
+            seek += round(moved_s * rate / spec.hop) or size
+        return parts, said
+
+    def _window(self, cross: dict[str, Value], language: int | None, *, timestamps: bool) -> Generated:
+        prompt = prompt_ids(self._start, self._generation, language=language, timestamps=timestamps)
+        stamps = self._generation.timestamps
+        rules = (timestamp_rule(stamps, self._tokens.eos[0]),) if timestamps and stamps else ()
+        limit = self._generation.max_positions or self._graphs.entry.context
+        return self._say(cross, prompt, min(limit - len(prompt), self._generation.max_new_tokens), rules)
+
+    def _language(self, cross: dict[str, Value], language: str | None) -> int | None:
+        known = self._generation.languages
+        if not known:
+            return None
+        wanted = language or self._generation.default_language
+        if wanted is not None:
+            if wanted not in known:
+                raise InputError(f"the model does not know the language {wanted!r}: it knows {', '.join(known)}")
+            return known[wanted]
+        decoder, embed = self._graphs.decoder(), self._graphs.embed()
+        logits = as_numpy(decoder.prefill(embed(np.array([[self._start]])), cross=cross))[0, -1]
+        return max(known.values(), key=lambda i: float(logits[i]))
+
+
+def _padded(window: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+    return np.pad(window, ((0, 0), (0, 0), (0, frames - window.shape[2])))
+
+
+def quiet_cuts(samples: Samples, longest: int) -> Iterator[tuple[int, int]]:
+    """Cut sound into stretches of at most `longest` samples, at the quietest place of each last third."""
+    first = 0
+    while len(samples) - first > longest:
+        head = samples[first + 2 * longest // 3 : first + longest]
+        size = max(1, longest // 300)
+        energy = np.convolve(head**2, np.ones(size), mode="valid")[::size]
+        cut = first + 2 * longest // 3 + int(energy.argmin()) * size + size // 2
+        yield first, cut
+        first = cut
+    yield first, len(samples)

@@ -1,0 +1,146 @@
+"""Finding and reading a checkpoint: a directory of configuration and safetensors, nothing that runs code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgemm.bundle.files import sha256_of
+from edgemm.errors import CheckpointError
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_HEADER_MAX_BYTES = 100 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's directory and its `config.json`."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config.get("model_type", ""))
+
+    @property
+    def parts(self) -> dict[str, Path]:
+        """Name → directory of the models of a composite checkpoint; itself alone otherwise."""
+        if self.model_type != "composite":
+            return {"main": self.path}
+        return {str(k): self.path / str(v) for k, v in self.config["models"].items()}
+
+    def json(self, name: str) -> dict[str, Any]:
+        """One of the checkpoint's JSON files; empty where it is absent."""
+        return _read_json(self.path / name) if (self.path / name).is_file() else {}
+
+    @cached_property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The weight files that the index or the usual names give, in the order of their names."""
+        index = self.json("model.safetensors.index.json")
+        if index:
+            names = sorted({str(n) for n in index.get("weight_map", {}).values()})
+        else:
+            names = sorted(p.name for p in self.path.glob("*.safetensors"))
+            names += sorted(p.name for p in self.path.glob("*.onnx"))
+        missing = [n for n in names if not (self.path / n).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{self.path} lacks {', '.join(missing)}, which its index names",
+                hint="copy the whole checkpoint again",
+            )
+        return tuple(self.path / n for n in names)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash over the hashes of the weight files, in the order of their names."""
+        return hashlib.sha256("".join(map(sha256_of, self.weight_files)).encode()).hexdigest()
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor, from the headers alone: no weight is loaded."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in self.weight_files:
+            if file.suffix == ".safetensors":
+                shapes |= _header_shapes(file)
+        return shapes
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights that the safetensors headers declare."""
+        return sum(math.prod(s) for s in self.shapes.values())
+
+
+def find_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint's configuration and refuse what can't be exported safely.
+
+    Raises CheckpointError for a missing directory, a missing or torn config.json, and weights that exist only
+    as pickles.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        what = "is a file, not a checkpoint directory" if root.exists() else "does not exist"
+        raise CheckpointError(
+            f"{root} {what}", hint="give a directory with config.json and *.safetensors"
+        )
+    if not (root / "config.json").is_file():
+        raise CheckpointError(f"{root} has no config.json", hint="give a checkpoint's directory")
+    config = _read_json(root / "config.json")
+    if not config.get("model_type"):
+        raise CheckpointError(
+            f"{root / 'config.json'} names no model_type", hint="run: edgemm export --list-families"
+        )
+    checkpoint = Checkpoint(root, config)
+    if checkpoint.model_type == "composite":
+        for part in checkpoint.parts.values():
+            find_checkpoint(part)
+    elif not checkpoint.weight_files:
+        raise _no_weights(root)
+    return checkpoint
+
+
+def _no_weights(root: Path) -> CheckpointError:
+    pickles = sorted(p.name for pattern in _PICKLES for p in root.glob(pattern))
+    if pickles:
+        return CheckpointError(
+            f"{root} has its weights only as a pickle ({pickles[0]}), which can run code when it is read",
+            hint="save it again with save_pretrained(..., safe_serialization=True)",
+        )
+    return CheckpointError(f"{root} has no *.safetensors", hint="copy the whole checkpoint again")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return data
+
+
+def _header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor shapes of a safetensors file (8 bytes of header length, then JSON)."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _HEADER_MAX_BYTES:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(file.read(length))
+        end = max(v["data_offsets"][1] for k, v in header.items() if k != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise CheckpointError(
+            f"{path} is torn or no safetensors file: {error}", hint="copy it again"
+        ) from error
+    if path.stat().st_size != 8 + length + end:
+        raise CheckpointError(
+            f"{path} is torn: {path.stat().st_size} bytes, {8 + length + end} expected",
+            hint="copy it again",
+        )
+    return {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}

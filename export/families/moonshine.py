@@ -1,0 +1,101 @@
+"""Moonshine: raw 16 kHz sound → English text (Jeffries et al., arXiv 2410.15608)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from transformers import MoonshineForConditionalGeneration
+
+from edgemm.bundle.manifest import Processing
+from edgemm.bundle.spec import GenerationSpec, RawAudioSpec, TokensSpec
+from edgemm.export.checkpoint import Checkpoint
+from edgemm.export.graph import Port
+from edgemm.export.loading import from_pretrained, token_ids
+from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
+from edgemm.export.speech import audio_encoder_plan, tokenizer_files, use_plain_attention
+from edgemm.export.wrappers import EncoderDecoderDecoder
+
+MODEL_TYPE = "moonshine"
+TASKS = ("transcribe",)
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "audio encoder": ("model.encoder.layers.", "model.encoder.conv1."),
+    "decoder": ("model.decoder.layers.",),
+}
+
+_RATE_HZ = 16_000
+_MAX_S = 30.0  # the longest utterances of its training data
+_TOKENS_PER_S = 6.5  # the published bound against endless repetition
+_STRIDE_SAMPLES = 64 * 3 * 2
+
+
+def plan(checkpoint: Checkpoint) -> ModelPlan:
+    """Three graphs: audio_encoder, decoder, embed_tokens."""
+    original = from_pretrained(MoonshineForConditionalGeneration, checkpoint)
+    traced = from_pretrained(MoonshineForConditionalGeneration, checkpoint)
+    use_plain_attention(traced)
+    config = traced.config
+    encoder, decoder = traced.model.encoder, traced.model.decoder
+    shape = DecoderShape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        kv_heads=config.num_key_value_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        vocabulary=config.vocab_size,
+        context=config.max_position_embeddings,
+        cross_heads=config.num_key_value_heads,
+        cross_max=int(_MAX_S * _RATE_HZ) // _STRIDE_SAMPLES,
+    )
+    sound = Port("input_values", torch.float32, ("batch", "samples"))
+    sizes = tuple(
+        {"batch": b, "samples": n} for b, n in ((2, 4800), (1, 895), (1, 16_001), (3, 2000))
+    )
+    text, files = tokenizer_files(checkpoint)
+    tokens = token_ids(original)
+    spec = RawAudioSpec(sample_rate_hz=_RATE_HZ, min_s=0.1, max_s=_MAX_S)
+
+    def feeds(example: Example) -> dict[str, dict[str, NDArray[Any]]]:
+        from edgemm.processing.audio import prepare
+
+        if example.audio is None:
+            return {}
+        return {"audio_encoder": {"input_values": prepare(example.audio, spec)}}
+
+    def reference(example: Example) -> Reference:
+        values = torch.from_numpy(feeds(example)["audio_encoder"]["input_values"])
+        limit = min(int(values.shape[1] / _RATE_HZ * _TOKENS_PER_S) + 1, shape.context - 1)
+        with torch.no_grad():
+            ids = original.generate(input_values=values, max_new_tokens=limit, do_sample=False)[0]
+        return Reference(tokens=_spoken(ids.tolist(), tokens))
+
+    projections = [(x.encoder_attn.k_proj, x.encoder_attn.v_proj) for x in decoder.layers]
+    return ModelPlan(
+        model_type=MODEL_TYPE,
+        tasks=TASKS,
+        graphs=(
+            audio_encoder_plan(
+                encoder, projections, shape, sound, {"samples": (1600, 160_000, 480_000)}, sizes
+            ),
+            decoder_plan(EncoderDecoderDecoder(decoder, traced.proj_out, shape.layers), shape),
+            embed_plan(decoder.embed_tokens),
+        ),
+        processing=Processing(audio=spec, text=text),
+        tokens=tokens,
+        generation=GenerationSpec(
+            max_new_tokens=shape.context - 1,
+            max_positions=shape.context,
+            max_tokens_per_s=_TOKENS_PER_S,
+        ),
+        context=shape.context,
+        files=files,
+        feeds=feeds,
+        reference=reference,
+    )
+
+
+def _spoken(ids: list[int], tokens: TokensSpec) -> tuple[int, ...]:
+    special = {tokens.bos, tokens.decoder_start, *tokens.eos}
+    return tuple(i for i in ids if i not in special)

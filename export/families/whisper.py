@@ -1,0 +1,128 @@
+"""Whisper: log-mel spectrogram → text in many languages (Radford et al., arXiv 2212.04356)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from transformers import WhisperForConditionalGeneration
+
+from edgemm.bundle.manifest import Processing
+from edgemm.bundle.spec import GenerationSpec, LogMelSpec, TimestampSpec
+from edgemm.export.checkpoint import Checkpoint
+from edgemm.export.graph import Port
+from edgemm.export.loading import from_pretrained, token_ids
+from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
+from edgemm.export.speech import audio_encoder_plan, tokenizer_files, use_plain_attention
+from edgemm.export.wrappers import EncoderDecoderDecoder
+
+MODEL_TYPE = "whisper"
+TASKS = ("transcribe",)
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "audio encoder": ("model.encoder.layers.", "model.encoder.conv1."),
+    "decoder": ("model.decoder.layers.",),
+}
+
+_TIME_STEP_S = 0.02
+
+
+def plan(checkpoint: Checkpoint) -> ModelPlan:
+    """Three graphs: audio_encoder, decoder, embed_tokens."""
+    original = from_pretrained(WhisperForConditionalGeneration, checkpoint)
+    traced = from_pretrained(WhisperForConditionalGeneration, checkpoint)
+    use_plain_attention(traced)
+    config = traced.config
+    decoder = traced.model.decoder
+    shape = DecoderShape(
+        layers=config.decoder_layers,
+        hidden=config.d_model,
+        kv_heads=config.decoder_attention_heads,
+        head_dim=config.d_model // config.decoder_attention_heads,
+        vocabulary=config.vocab_size,
+        context=config.max_target_positions,
+        cross_heads=config.decoder_attention_heads,
+        cross_max=config.max_source_positions,
+    )
+    spec = _log_mel(checkpoint, config)
+    frames = 2 * config.max_source_positions
+    sound = Port("input_features", torch.float32, ("batch", config.num_mel_bins, frames))
+    text, files = tokenizer_files(checkpoint)
+
+    def feeds(example: Example) -> dict[str, dict[str, NDArray[Any]]]:
+        from edgemm.processing.audio import log_mel, pad_or_cut
+
+        if example.audio is None:
+            return {}
+        return {"audio_encoder": {"input_features": pad_or_cut(log_mel(example.audio, spec), frames)}}
+
+    def reference(example: Example) -> Reference:
+        values = torch.from_numpy(feeds(example)["audio_encoder"]["input_features"])
+        with torch.no_grad():
+            ids = original.generate(input_features=values, do_sample=False, num_beams=1)[0]
+        special = set(original.generation_config.suppress_tokens or ()) | set(
+            range(original.generation_config.eos_token_id, config.vocab_size)
+        )
+        return Reference(tokens=tuple(i for i in ids.tolist() if i not in special))
+
+    projections = [(x.encoder_attn.k_proj, x.encoder_attn.v_proj) for x in decoder.layers]
+    return ModelPlan(
+        model_type=MODEL_TYPE,
+        tasks=TASKS,
+        graphs=(
+            audio_encoder_plan(
+                traced.model.encoder, projections, shape, sound, {}, ({"batch": 2}, {"batch": 1})
+            ),
+            decoder_plan(EncoderDecoderDecoder(decoder, traced.proj_out, shape.layers), shape),
+            embed_plan(decoder.embed_tokens),
+        ),
+        processing=Processing(audio=spec, text=text),
+        tokens=token_ids(traced),
+        generation=generation_spec(traced.generation_config, shape.context),
+        context=shape.context,
+        files=files,
+        feeds=feeds,
+        reference=reference,
+    )
+
+
+def _log_mel(checkpoint: Checkpoint, config: Any) -> LogMelSpec:
+    extractor = checkpoint.json("preprocessor_config.json")
+    rate = int(extractor.get("sampling_rate", 16_000))
+    hop = int(extractor.get("hop_length", 160))
+    return LogMelSpec(
+        sample_rate_hz=rate,
+        n_mels=config.num_mel_bins,
+        n_fft=int(extractor.get("n_fft", 400)),
+        hop=hop,
+        chunk_s=2 * config.max_source_positions * hop / rate,
+    )
+
+
+def generation_spec(config: Any, context: int) -> GenerationSpec:
+    """Whisper's generation configuration: suppressed ids, languages, tasks and time tokens."""
+    no_timestamps = getattr(config, "no_timestamps_token_id", None)
+    multilingual = bool(getattr(config, "is_multilingual", False))
+    languages = getattr(config, "lang_to_id", None) or {}
+    stamps = None
+    if no_timestamps is not None:
+        stamps = TimestampSpec(
+            begin=no_timestamps + 1,
+            precision_s=_TIME_STEP_S,
+            no_timestamps=no_timestamps,
+            max_initial=getattr(config, "max_initial_timestamp_index", None),
+        )
+    return GenerationSpec(
+        max_new_tokens=context,
+        max_positions=context,
+        suppress_tokens=tuple(t for t in config.suppress_tokens or () if t >= 0),
+        begin_suppress_tokens=tuple(config.begin_suppress_tokens or ()),
+        languages={k.strip("<|>"): v for k, v in languages.items()} if multilingual else {},
+        tasks=(getattr(config, "task_to_id", None) or {}) if multilingual else {},
+        default_task="transcribe" if multilingual else None,
+        timestamps=stamps,
+        start_of_previous=getattr(config, "prev_sot_token_id", None),
+        alignment_heads=tuple(map(tuple, getattr(config, "alignment_heads", None) or ())),
+    )

@@ -1,0 +1,64 @@
+"""Loading a checkpoint into its transformers class, whole and in fp32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from edgemm.bundle.spec import TokensSpec
+from edgemm.errors import CheckpointError
+from edgemm.export.checkpoint import Checkpoint
+
+
+def from_pretrained(cls: type[PreTrainedModel], checkpoint: Checkpoint) -> Any:
+    """An evaluating fp32 model with every weight from the checkpoint.
+
+    Raises CheckpointError where a weight is missing: transformers would draw it at random and go on.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, info = cls.from_pretrained(
+            checkpoint.path,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise CheckpointError(f"{checkpoint.path} cannot be loaded: {reason}") from error
+    missing = sorted(info["missing_keys"])
+    mismatched = sorted(str(m[0]) for m in info["mismatched_keys"])
+    if missing or mismatched:
+        names = ", ".join((missing + mismatched)[:3])
+        raise CheckpointError(
+            f"{checkpoint.path} lacks {len(missing + mismatched)} weights of its model: {names}",
+            hint="export the whole checkpoint; an adapter is merged first",
+        )
+    return model.eval()
+
+
+def token_ids(model: PreTrainedModel, **more: int | None) -> TokensSpec:
+    """Special ids from the generation configuration, else from the configuration."""
+    text_config = model.config.get_text_config(decoder=True)
+
+    def first(name: str) -> Any:
+        for config in (model.generation_config, model.config, text_config):
+            value = getattr(config, name, None)
+            if value is not None:
+                return value
+        return None
+
+    eos = first("eos_token_id")
+    return TokensSpec(
+        vocab_size=text_config.vocab_size,
+        bos=first("bos_token_id"),
+        eos=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+        pad=first("pad_token_id"),
+        decoder_start=first("decoder_start_token_id"),
+        **more,
+    )

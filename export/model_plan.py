@@ -1,0 +1,62 @@
+"""What a family says of one model, before anything is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemm.bundle.manifest import Processing
+from edgemm.bundle.spec import GenerationSpec, TokensSpec
+from edgemm.export.graph import GraphPlan
+
+
+@dataclass(frozen=True)
+class Example:
+    """A real input: for calibration, and to compare the bundle with the original."""
+
+    image: NDArray[np.uint8] | None = None
+    audio: NDArray[np.float32] | None = None
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the original says to an example: token ids, or class probabilities [classes]."""
+
+    tokens: tuple[int, ...] = ()
+    probabilities: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class ReadyGraph:
+    """A component that comes as ONNX and is taken as it is."""
+
+    role: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One model: its graphs, its host side, and the original's answer to an example.
+
+    `feeds` turns an example into inputs of the encoder-like component that `--int8` calibrates.
+    `files` are written into the bundle as they are, by relative path.
+    """
+
+    model_type: str
+    tasks: tuple[str, ...]
+    graphs: tuple[GraphPlan, ...]
+    processing: Processing
+    tokens: TokensSpec | None = None
+    generation: GenerationSpec | None = None
+    context: int = 0
+    ready: tuple[ReadyGraph, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    feeds: Callable[[Example], dict[str, dict[str, NDArray[Any]]]] | None = None
+    reference: Callable[[Example], Reference] | None = None

@@ -1,0 +1,1 @@
+"""How a component gets its precision."""

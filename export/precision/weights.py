@@ -1,0 +1,130 @@
+"""Weight-only int8: symmetric, blocks of 32 inputs, for decoders, embeddings and heads.
+
+A constant weight W [inputs, outputs] of a MatMul or Gemm becomes int8 [inputs, outputs] with a scale per block and
+output, and a DequantizeLinear before its consumer (opset 21). ONNX Runtime fuses that pair into one operator that reads the
+int8 weight; OpenVINO and TensorRT read the same nodes. An embedding table in the head's layout is read by Gather
+from the same int8 tensor, so that a tied table stays one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+BLOCK = 32
+BLOCKED_OPSET = 21
+_MIN_WEIGHTS = 4096
+
+
+@dataclass(frozen=True)
+class BlockedWeight:
+    """int8 [K, N] and its scales [K / block, N]; `block` divides K."""
+
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    block: int
+
+
+def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> BlockedWeight:
+    """Round `weight` [K, N] to symmetric int8 with one scale per `block` rows and column.
+
+    Where `block` does not divide K, the largest divisor of K below it is used.
+    """
+    rows, columns = weight.shape
+    size = next(b for b in range(min(block, rows), 0, -1) if rows % b == 0)
+    grouped = weight.reshape(rows // size, size, columns)
+    scales = np.abs(grouped).max(1) / 127
+    scales = np.where(scales == 0, 1.0, scales).astype(np.float32)
+    values = np.clip(np.rint(grouped / scales[:, None]), -127, 127).astype(np.int8)
+    return BlockedWeight(values.reshape(rows, columns), scales, size)
+
+
+def quantize_weights(model: onnx.ModelProto, exclude: frozenset[str] = frozenset()) -> onnx.ModelProto:
+    """Replace the constant matrices of MatMul, Gemm and the embedding's Gather by blocked int8."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    graph = out.graph
+    weights = {t.name: t for t in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    done: set[str] = set()
+    for node in graph.node:
+        name = _constant_matrix(node, weights)
+        if name is None or node.name in exclude or name in exclude:
+            nodes.append(node)
+        elif node.op_type == "Gather":
+            nodes += _quantized_gather(graph, node, weights[name], done)
+        else:
+            nodes += _quantized_matmul(graph, node, weights[name], done)
+    used = {i for n in nodes for i in n.input}
+    kept = [t for t in graph.initializer if t.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    _raise_opset(out, BLOCKED_OPSET)
+    return out
+
+
+def _constant_matrix(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> str | None:
+    position = {"MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
+    if position is None:
+        return None
+    tensor = weights.get(node.input[position])
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    if tensor is None or len(tensor.dims) != 2 or tensor.data_type not in floats:
+        return None
+    transposed = any(a.name in ("transA", "transB") and a.i for a in node.attribute)
+    wrong_axis = node.op_type == "Gather" and not any(a.name == "axis" and a.i == 1 for a in node.attribute)
+    small = np.prod(tensor.dims) < _MIN_WEIGHTS
+    return None if transposed or wrong_axis or small else node.input[position]
+
+
+def _store(graph: onnx.GraphProto, tensor: onnx.TensorProto, done: set[str]) -> tuple[str, str, int]:
+    array = numpy_helper.to_array(tensor)
+    weight = quantize_blocks(array.astype(np.float32))
+    values, scales = f"{tensor.name}.int8", f"{tensor.name}.scale"
+    if tensor.name not in done:
+        graph.initializer.append(numpy_helper.from_array(weight.values, values))
+        graph.initializer.append(numpy_helper.from_array(weight.scales.astype(array.dtype), scales))
+        done.add(tensor.name)
+    return values, scales, weight.block
+
+
+def _quantized_matmul(
+    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
+) -> list[onnx.NodeProto]:
+    first = tensor.name not in done
+    values, scales, block = _store(graph, tensor, done)
+    output = f"{tensor.name}.dequantized"
+    node.input[1] = output
+    if not first:
+        return [node]
+    dequantize = helper.make_node(
+        "DequantizeLinear", [values, scales], [output], name=output, axis=0, block_size=block
+    )
+    return [dequantize, node]
+
+
+def _quantized_gather(
+    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
+) -> list[onnx.NodeProto]:
+    values, scales, block = _store(graph, tensor, done)
+    name = node.output[0]
+    rows = [f"{name}.int8", f"{name}.scales"]
+    gathers = [
+        helper.make_node("Gather", [source, node.input[1]], [row], axis=1, name=row)
+        for source, row in zip((values, scales), rows, strict=True)
+    ]
+    dequantize = helper.make_node(
+        "DequantizeLinear", rows, [name], name=f"{name}.dequantized", axis=0, block_size=block
+    )
+    return [*gathers, dequantize]
+
+
+def _raise_opset(model: onnx.ModelProto, version: int) -> None:
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = max(entry.version, version)

@@ -1,0 +1,60 @@
+"""What the speech families share: their encoder–decoder graphs and their tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from edgemm.bundle.spec import TextSpec
+from edgemm.errors import CheckpointError
+from edgemm.export.checkpoint import Checkpoint
+from edgemm.export.graph import GraphPlan, Port, Sizes
+from edgemm.export.plans import BATCH, DecoderShape
+from edgemm.export.tracing import ATTENTION
+from edgemm.export.wrappers import AudioEncoderWithCross, CrossProjection, layered_names
+
+
+def use_plain_attention(model: nn.Module) -> None:
+    """Make every module of `model` attend through `tracing.plain_attention`."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "_attn_implementation_internal"):
+            config._attn_implementation_internal = ATTENTION
+
+
+def audio_encoder_plan(
+    encoder: nn.Module,
+    projections: Sequence[tuple[nn.Module, nn.Module]],
+    shape: DecoderShape,
+    sound: Port,
+    ranges: dict[str, tuple[int, int, int]],
+    sizes: tuple[Sizes, ...],
+) -> GraphPlan:
+    """`audio_encoder`: sound → audio_features [B, T', D] and cross.* [B, H, T', D/H]. `sizes[0]` is traced."""
+    cross = CrossProjection(projections, shape.cross_heads)
+    dims = ("batch", shape.cross_heads, "source", shape.head_dim)
+    return GraphPlan(
+        role="audio_encoder",
+        module=AudioEncoderWithCross(encoder, cross, sound.name),
+        inputs=(sound,),
+        outputs=(
+            Port("audio_features", torch.float32, ("batch", "source", shape.hidden)),
+            *(Port(name, torch.float32, dims) for name in layered_names("cross", shape.layers)),
+        ),
+        ranges={"batch": BATCH, "source": (1, min(400, shape.cross_max), shape.cross_max), **ranges},
+        trace=sizes[0],
+        checks=sizes[1:],
+    )
+
+
+def tokenizer_files(checkpoint: Checkpoint) -> tuple[TextSpec, dict[str, bytes]]:
+    """The fast tokenizer's file, as the bundle holds it."""
+    path = checkpoint.path / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{checkpoint.path} has no tokenizer.json",
+            hint="save the fast tokenizer beside the weights: AutoTokenizer.from_pretrained(…).save_pretrained",
+        )
+    return TextSpec(tokenizer="tokenizer.json"), {"tokenizer.json": path.read_bytes()}

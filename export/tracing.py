@@ -1,0 +1,104 @@
+"""What makes transformers' modules traceable as one graph for prefill and decode.
+
+Two things are swapped while a module is traced: its attention function, so that attention comes out as one plain
+subgraph (matmul, add, softmax, matmul), and its cache, whose tensors are the graph's inputs and outputs.
+Everything else is the original module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
+
+ATTENTION = "edgemm"
+
+
+def plain_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Grouped-query attention with an additive mask.
+
+    query [B, H, S, D], key and value [B, Hkv, T, D], mask [B, 1, S, T] or None → [B, S, H, D].
+    """
+    heads, kv_heads = query.shape[1], key.shape[1]
+    if kv_heads != heads:
+        key = key.repeat_interleave(heads // kv_heads, dim=1)
+        value = value.repeat_interleave(heads // kv_heads, dim=1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query * scale, key.transpose(-1, -2))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.matmul(weights, value).transpose(1, 2), None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    return None
+
+
+AttentionInterface.register(ATTENTION, plain_attention)
+AttentionMaskInterface.register(ATTENTION, _no_mask)
+
+
+@contextmanager
+def traceable(model: PreTrainedModel) -> Iterator[None]:
+    """Run the block with the plain attention in every module of `model`."""
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    before = [(c, c._attn_implementation) for c in configs.values()]
+    try:
+        for config, _ in before:
+            config._attn_implementation_internal = ATTENTION
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+
+def causal_bias(attention_mask: torch.Tensor, new: int, dtype: torch.dtype) -> torch.Tensor:
+    """The additive mask [B, 1, S, P+S] of `new` positions appended to P earlier ones.
+
+    attention_mask [B, P+S] is 0 at padding. The smallest finite number stands for "not seen", so that a
+    row of nothing but padding stays finite.
+    """
+    total = attention_mask.shape[1]
+    keys = torch.arange(total)[None, :]
+    queries = torch.arange(new)[:, None] + (total - new)
+    seen = (keys <= queries)[None, None] & (attention_mask[:, None, None, :] != 0)
+    return torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)
+
+
+def cache_of(tensors: Sequence[torch.Tensor]) -> DynamicCache:
+    """A transformers cache over key, value, key, value, … of consecutive layers."""
+    cache = DynamicCache()
+    cache.layers = []
+    for key, value in zip(tensors[::2], tensors[1::2], strict=True):
+        layer = DynamicLayer()
+        layer.keys, layer.values = key, value
+        layer.dtype, layer.device, layer.is_initialized = key.dtype, key.device, True
+        cache.layers.append(layer)
+    return cache
+
+
+def tensors_of(cache: DynamicCache) -> list[torch.Tensor]:
+    """The inverse of `cache_of`."""
+    return [t for layer in cache.layers for t in (layer.keys, layer.values)]
+
+
+def encoder_decoder_cache(
+    past: Sequence[torch.Tensor], cross: Sequence[torch.Tensor]
+) -> EncoderDecoderCache:
+    """A cache whose cross-attention half is filled already."""
+    cache = EncoderDecoderCache(cache_of(past), cache_of(cross))
+    cache.is_updated = dict.fromkeys(range(len(cross) // 2), True)
+    return cache

@@ -1,0 +1,125 @@
+"""Parity: every component against its original module, at sizes that it was not traced at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgemm.bundle.manifest import ParityCheck, Precision
+from edgemm.errors import CheckFailed, EdgemmError
+from edgemm.export.graph import Feeds, GraphPlan
+from edgemm.runtimes import registry
+from edgemm.runtimes.base import Session, SessionOptions, as_numpy
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The worst difference that a precision may show against the original in fp32."""
+
+    max_abs: float
+    cosine: float
+
+
+# int8 is judged by the task's metric; the cosine only catches a graph that is wrong.
+TOLERANCES: dict[str, Tolerance] = {
+    "fp32": Tolerance(1e-4, 0.99999),
+    "fp16": Tolerance(float("inf"), 0.999),
+    "int8": Tolerance(float("inf"), 0.9),
+}
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def compare(original: Arrays, found: Arrays) -> tuple[float, float]:
+    """Largest absolute difference (relative to the tensor's scale where that is above 1) and least cosine."""
+    worst, cosine = 0.0, 1.0
+    for name, want in original.items():
+        a = np.asarray(want, np.float64).ravel()
+        b = np.asarray(found[name], np.float64).ravel()
+        if a.size == 0:
+            continue
+        if not np.isfinite(b).all():
+            return float("inf"), -1.0
+        scale = max(1.0, float(np.abs(a).max()))
+        worst = max(worst, float(np.abs(a - b).max()) / scale)
+        norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+        cosine = min(cosine, float(a @ b) / norms if norms > 0 else float(np.allclose(a, b)))
+    return worst, cosine
+
+
+def check_component(
+    plan: GraphPlan,
+    path: Path,
+    name: str,
+    precision: Precision,
+    *,
+    runtime: str = "onnxruntime",
+) -> ParityCheck:
+    """Compare a written graph with its module at every check size.
+
+    Raises CheckFailed beyond the precision's tolerance, and where an input does not move any output.
+    """
+    tolerance = TOLERANCES[precision]
+    session = registry.module(runtime).load_session(path, SessionOptions(exact=True))
+    worst, cosine = 0.0, 1.0
+    try:
+        for seed, sizes in enumerate((plan.trace, *plan.checks)):
+            feeds = plan.feeds(sizes, seed)
+            try:
+                found = _run(session, feeds)
+            except EdgemmError as error:
+                raise CheckFailed(f"{name} cannot run at {dict(sizes)}: {error.message}") from error
+            difference, likeness = compare(plan.run(feeds), found)
+            worst, cosine = max(worst, difference), min(cosine, likeness)
+        if precision == "fp32":
+            check_alive(plan, session, name)
+    finally:
+        session.close()
+    if worst > tolerance.max_abs or cosine < tolerance.cosine:
+        raise CheckFailed(
+            f"{name} differs from the original: max abs {worst:.2e} (at most {tolerance.max_abs:.0e}), "
+            f"cosine {cosine:.6f} (at least {tolerance.cosine})",
+            hint="this family needs mending before it can be exported",
+        )
+    return ParityCheck(
+        component=name,
+        precision=precision,
+        max_abs=worst,
+        cosine=cosine,
+        shapes=1 + len(plan.checks),
+    )
+
+
+def _run(session: Session, feeds: Feeds) -> dict[str, NDArray[Any]]:
+    values = session.run({k: v.numpy() for k, v in feeds.items()})
+    return {k: as_numpy(v) for k, v in values.items()}
+
+
+def check_alive(plan: GraphPlan, session: Session, name: str) -> None:
+    """Raise CheckFailed where a floating-point input does not move any output."""
+    feeds = plan.feeds(plan.trace)
+    before = _run(session, feeds)
+    for port in plan.inputs:
+        if not port.dtype.is_floating_point:
+            continue
+        moved = dict(feeds)
+        rng = torch.Generator().manual_seed(99)
+        moved[port.name] = torch.randn(feeds[port.name].shape, generator=rng).to(port.dtype)
+        after = _run(session, moved)
+        if all(np.allclose(before[k], after[k], atol=1e-6) for k in before):
+            raise CheckFailed(
+                f"{name} does not listen to its input {port.name}: a modality is dead",
+                hint="this family needs mending before it can be exported",
+            )
+
+
+def token_agreement(pairs: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]) -> float:
+    """Share of examples whose token ids are the same from first to last."""
+    equal = [a == b for a, b in pairs]
+    return sum(equal) / len(equal) if equal else 1.0

@@ -1,0 +1,1 @@
+"""The device half: engines behind two small protocols."""

@@ -1,0 +1,232 @@
+"""What every runtime is: a `Session` for stateless graphs, a `Decoder` for those that carry state.
+
+Arrays go in as numpy and come out as numpy, except where the caller asks to keep an output inside the
+runtime (`keep`): it then gets an opaque `DeviceValue`, which it may feed to a session or a decoder of the
+same runtime without a copy, or turn into numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemm.errors import BundleError, ContextFull, InputError
+
+Array = NDArray[Any]
+
+
+@runtime_checkable
+class DeviceValue(Protocol):
+    """A tensor that lives inside a runtime."""
+
+    def numpy(self) -> Array:
+        """A numpy copy or view of it."""
+        ...
+
+
+Value = Array | DeviceValue
+
+
+def as_numpy(value: Value) -> Array:
+    """`value` as a numpy array, wherever it lives."""
+    return value if isinstance(value, np.ndarray) else value.numpy()
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a graph is loaded. `threads` 0 lets the runtime decide.
+
+    `exact` switches off whatever changes numbers for speed (reduced precision, dynamic
+    quantization): parity is judged with it.
+    """
+
+    device: str = "CPU"
+    threads: int = 0
+    exact: bool = False
+    spin: bool = False
+
+
+@dataclass(frozen=True)
+class TensorPort:
+    """An input or output of a loaded graph. A dimension of -1 is dynamic."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StatePort:
+    """A tensor that a decoder carries: [B, heads, length, dim], growing along `growth_axis`."""
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    growth_axis: int
+
+
+class Session(Protocol):
+    """A loaded graph without state. One thread at a time."""
+
+    inputs: Mapping[str, TensorPort]
+    outputs: Mapping[str, TensorPort]
+
+    def run(self, feeds: Mapping[str, Value], *, keep: Collection[str] = ()) -> dict[str, Value]:
+        """Run once. Floating-point feeds are cast to the graph's type.
+
+        Raises InputError for a missing or unknown input or a shape that the graph does not take.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Make a `run` that is under way in another thread stop soon."""
+        ...
+
+    def close(self) -> None:
+        """Free the graph; the session can't be used afterwards."""
+        ...
+
+
+class Decoder(Protocol):
+    """A decoder graph and its state, which stays inside the runtime between calls."""
+
+    capacity: int
+
+    @property
+    def length(self) -> int:
+        """Positions in the state."""
+        ...
+
+    def prefill(
+        self,
+        embeds: Array,
+        *,
+        positions: Array | None = None,
+        cross: Mapping[str, Value] | None = None,
+        mask: Array | None = None,
+        logits_indices: Array | None = None,
+        extras: Mapping[str, Value] | None = None,
+    ) -> Array:
+        """Append `embeds` [B, S, hidden]; return logits [B, K, V], by default of the last position.
+
+        `positions` default to `length`, `length + 1`, …; `mask` [B, S] is 0 where an embedding is
+        padding; `cross` is given with the first call and stays until `reset`; `extras` are inputs of
+        this call alone. Raises ContextFull where `capacity` would be passed.
+        """
+        ...
+
+    def step(self, embeds: Array) -> Array:
+        """Append one embedding per row, [B, 1, hidden]; return logits [B, V]."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget every position from `length` on."""
+        ...
+
+    def fork(self, n: int) -> tuple[Decoder, ...]:
+        """`n` decoders that start from this state and go their own ways."""
+        ...
+
+    def reorder(self, beam_idx: Array) -> None:
+        """Row i of the state becomes what row `beam_idx[i]` was."""
+        ...
+
+    def cancel(self) -> None:
+        """Make a call that is under way in another thread stop soon."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything, cross-attention included."""
+        ...
+
+    def close(self) -> None:
+        """Free the state, and the graph with its last user."""
+        ...
+
+
+def check_feeds(ports: Mapping[str, TensorPort], feeds: Mapping[str, Value]) -> None:
+    """Raise InputError unless `feeds` names exactly the graph's inputs."""
+    missing = sorted(ports.keys() - feeds.keys())
+    unknown = sorted(feeds.keys() - ports.keys())
+    if missing or unknown:
+        what = [f"lacks {', '.join(missing)}"] if missing else []
+        what += [f"does not know {', '.join(unknown)}"] if unknown else []
+        raise InputError(f"the graph takes {', '.join(ports)}; this call {' and '.join(what)}")
+
+
+def cast_to(port: TensorPort, array: Array) -> Array:
+    """`array` contiguous and, where both are floating point, in the port's type.
+
+    Raises InputError where types differ otherwise or a fixed dimension does not match.
+    """
+    if array.dtype != port.dtype:
+        if not (array.dtype.kind == "f" and port.dtype.kind == "f"):
+            raise InputError(f"{port.name} takes {port.dtype}, not {array.dtype}")
+        array = array.astype(port.dtype)
+    fits = array.ndim == len(port.shape) and all(
+        want in (-1, got) for want, got in zip(port.shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise InputError(f"{port.name} takes {list(port.shape)}, not {list(array.shape)}")
+    return np.ascontiguousarray(array)
+
+
+class StepFeeds:
+    """The inputs of a decoder call that follow from what was appended before."""
+
+    def __init__(self, ports: Mapping[str, TensorPort], capacity: int) -> None:
+        self._ports = ports
+        self.capacity = capacity
+        self.mask: Array = np.zeros((1, 0), np.int64)
+
+    @property
+    def length(self) -> int:
+        return int(self.mask.shape[1])
+
+    def extend(
+        self,
+        embeds: Array,
+        positions: Array | None,
+        mask: Array | None,
+        logits_indices: Array | None,
+    ) -> dict[str, Array]:
+        """Feeds for appending `embeds`; `commit` makes the longer mask the state's own."""
+        batch, new = embeds.shape[:2]
+        past = self.length
+        if past + new > self.capacity:
+            raise ContextFull(
+                f"{past} + {new} positions do not fit the decoder's {self.capacity}",
+                hint="shorten the input, ask for fewer new tokens, or use fewer pictures",
+            )
+        old = self.mask if past else np.zeros((batch, 0), np.int64)
+        fresh = np.ones((batch, new), np.int64) if mask is None else mask.astype(np.int64)
+        if positions is None:
+            positions = np.broadcast_to(np.arange(past, past + new), (batch, new))
+        if logits_indices is None:
+            logits_indices = np.array([new - 1])
+        feeds = {
+            "inputs_embeds": embeds,
+            "attention_mask": np.concatenate([old, fresh], axis=1),
+            "position_ids": np.ascontiguousarray(positions, np.int64),
+            "logits_indices": np.ascontiguousarray(logits_indices, np.int64),
+        }
+        return {k: cast_to(self._ports[k], v) for k, v in feeds.items() if k in self._ports}
+
+    def commit(self, feeds: Mapping[str, Array], batch: int, new: int) -> None:
+        """Remember the mask of a call that went through."""
+        self.mask = feeds.get(
+            "attention_mask", np.ones((batch, self.length + new), np.int64)
+        )
+
+
+def require_states(states: tuple[StatePort, ...], ports: Mapping[str, TensorPort]) -> None:
+    """Raise BundleError where the manifest's state tensors are not inputs of the graph."""
+    absent = [s.input for s in states if s.input not in ports]
+    if absent:
+        raise BundleError(
+            f"the decoder graph has no input {', '.join(absent[:3])}", hint="export it again"
+        )

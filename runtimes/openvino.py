@@ -1,0 +1,256 @@
+"""OpenVINO: Intel processors, graphics and neural units; the fastest here for encoders on a CPU.
+
+A decoder graph is made stateful when it is loaded: past and present tensors become variables inside the
+infer request, and no cache crosses into numpy between tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.errors import BundleError, InputError, missing_extra
+from edgemm.runtimes.base import (
+    Array,
+    SessionOptions,
+    StatePort,
+    StepFeeds,
+    TensorPort,
+    Value,
+    as_numpy,
+    cast_to,
+    check_feeds,
+    require_states,
+)
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing_extra("openvino", "openvino", error) from error
+    return openvino
+
+
+def _config(options: SessionOptions) -> dict[str, Any]:
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if options.threads:
+        config["INFERENCE_NUM_THREADS"] = options.threads
+    if options.exact:
+        config |= {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+            "KV_CACHE_PRECISION": "f32",
+        }
+    return config
+
+
+def _read(path: Path) -> Any:
+    ov = _openvino()
+    try:
+        return ov.Core().read_model(path)
+    except Exception as error:
+        raise _cannot_load(path, error) from error
+
+
+def _compile(model: Any, path: Path, options: SessionOptions) -> Any:
+    try:
+        return _openvino().Core().compile_model(model, options.device, _config(options))
+    except Exception as error:
+        raise _cannot_load(path, error) from error
+
+
+def _cannot_load(path: Path, error: Exception) -> BundleError:
+    reason = next((x for x in reversed(str(error).strip().splitlines()) if x.strip()), "")
+    return BundleError(
+        f"openvino {_openvino().__version__} cannot load {path.name}: {reason.strip()[:300]}",
+        hint="run: edgemm inspect on the bundle, or choose --runtime onnxruntime",
+    )
+
+
+def _port(node: Any) -> TensorPort:
+    shape = tuple(d.get_length() if d.is_static else -1 for d in node.get_partial_shape())
+    return TensorPort(node.get_any_name(), np.dtype(node.get_element_type().to_dtype()), shape)
+
+
+def _ports(nodes: Any) -> dict[str, TensorPort]:
+    return {p.name: p for p in map(_port, nodes)}
+
+
+class OvTensorHandle:
+    """A tensor that a request kept. It owns its memory: the request may run again."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+    def numpy(self) -> Array:
+        array: Array = self.tensor.data
+        return array
+
+
+class _Request:
+    """An infer request with named feeds. It keeps what it was fed alive: OpenVINO does not copy."""
+
+    def __init__(self, compiled: Any) -> None:
+        self.compiled = compiled
+        self.inputs = _ports(compiled.inputs)
+        self.outputs = _ports(compiled.outputs)
+        self.request = compiled.create_infer_request()
+        self._alive: dict[str, Any] = {}
+
+    def set(self, feeds: Mapping[str, Value]) -> None:
+        for name, value in feeds.items():
+            tensor = self._tensor(self.inputs[name], value)
+            self._alive[name] = tensor
+            self.request.set_tensor(name, tensor)
+
+    def _tensor(self, port: TensorPort, value: Value) -> Any:
+        if isinstance(value, OvTensorHandle):
+            return value.tensor
+        array = cast_to(port, as_numpy(value))
+        return _openvino().Tensor(np.array(array) if array.ndim == 0 else array)
+
+    def infer(self) -> None:
+        try:
+            self.request.infer()
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1][:300]
+            raise InputError(f"openvino could not run the graph: {reason}") from error
+
+
+class OvSession:
+    """See `edgemm.runtimes.base.Session`."""
+
+    def __init__(self, path: Path, options: SessionOptions) -> None:
+        self._request = _Request(_compile(_read(path), path, options))
+        self.inputs = self._request.inputs
+        self.outputs = self._request.outputs
+
+    def run(self, feeds: Mapping[str, Value], *, keep: Collection[str] = ()) -> dict[str, Value]:
+        check_feeds(self.inputs, feeds)
+        self._request.set(feeds)
+        self._request.infer()
+        result: dict[str, Value] = {}
+        for name in self.outputs:
+            data = np.array(self._request.request.get_tensor(name).data)
+            result[name] = OvTensorHandle(_openvino().Tensor(data)) if name in keep else data
+        return result
+
+    def cancel(self) -> None:
+        self._request.request.cancel()
+
+    def close(self) -> None:
+        del self._request
+
+
+def _stateful(path: Path, states: tuple[StatePort, ...]) -> Any:
+    from openvino._offline_transformations import apply_make_stateful_transformation
+
+    model = _read(path)
+    require_states(states, _ports(model.inputs))
+    apply_make_stateful_transformation(model, {s.input: s.output for s in states})
+    return model
+
+
+class OvDecoder:
+    """See `edgemm.runtimes.base.Decoder`. A fork is a request of its own with a copy of the state."""
+
+    def __init__(self, compiled: Any, states: tuple[StatePort, ...], capacity: int) -> None:
+        self._request = _Request(compiled)
+        self._states = states
+        self._by_name = {s.input + s.output: s for s in states}
+        self._feeds = StepFeeds(self._request.inputs, capacity)
+        self.capacity = capacity
+
+    @property
+    def length(self) -> int:
+        return self._feeds.length
+
+    def prefill(
+        self,
+        embeds: Array,
+        *,
+        positions: Array | None = None,
+        cross: Mapping[str, Value] | None = None,
+        mask: Array | None = None,
+        logits_indices: Array | None = None,
+        extras: Mapping[str, Value] | None = None,
+    ) -> Array:
+        batch, new = embeds.shape[:2]
+        feeds = self._feeds.extend(embeds, positions, mask, logits_indices)
+        if self.length == 0:
+            self._clear(batch)
+        inputs = self._request.inputs
+        if cross is not None:
+            self._request.set({k: v for k, v in cross.items() if k in inputs})
+        self._request.set({**feeds, **(extras or {})})
+        self._request.infer()
+        self._feeds.commit(feeds, batch, new)
+        return np.array(self._request.request.get_tensor("logits").data)
+
+    def step(self, embeds: Array) -> Array:
+        logits: Array = self.prefill(embeds)[:, -1]
+        return logits
+
+    def _variables(self) -> list[tuple[StatePort, Any]]:
+        return [(self._by_name[v.name], v) for v in self._request.request.query_state()]
+
+    def _clear(self, batch: int) -> None:
+        for state, variable in self._variables():
+            shape = list(state.shape)
+            shape[0], shape[state.growth_axis] = batch, 0
+            _set_state(variable, np.zeros(shape, variable.state.data.dtype))
+
+    def truncate(self, length: int) -> None:
+        if not 0 <= length <= self.length:
+            raise InputError(f"cannot truncate {self.length} positions to {length}")
+        for state, variable in self._variables():
+            _set_state(variable, variable.state.data.take(range(length), axis=state.growth_axis))
+        self._feeds.mask = self._feeds.mask[:, :length]
+
+    def fork(self, n: int) -> tuple[OvDecoder, ...]:
+        return tuple(self._copy() for _ in range(n))
+
+    def _copy(self) -> OvDecoder:
+        twin = OvDecoder(self._request.compiled, self._states, self.capacity)
+        held = {v.name: np.array(v.state.data) for v in self._request.request.query_state()}
+        for variable in twin._request.request.query_state():
+            _set_state(variable, held[variable.name])
+        fixed = {k: OvTensorHandle(t) for k, t in self._request._alive.items()}
+        twin._request.set(fixed)
+        twin._feeds.mask = self._feeds.mask
+        return twin
+
+    def reorder(self, beam_idx: Array) -> None:
+        for _, variable in self._variables():
+            _set_state(variable, variable.state.data.take(beam_idx, axis=0))
+        self._feeds.mask = self._feeds.mask[beam_idx]
+
+    def cancel(self) -> None:
+        self._request.request.cancel()
+
+    def reset(self) -> None:
+        self._request.request.reset_state()
+        self._feeds.mask = np.zeros((1, 0), np.int64)
+
+    def close(self) -> None:
+        del self._request
+
+
+def _set_state(variable: Any, data: Array) -> None:
+    variable.state = _openvino().Tensor(np.ascontiguousarray(data))
+
+
+def load_session(path: Path, options: SessionOptions) -> OvSession:
+    """Compile a stateless graph."""
+    return OvSession(path, options)
+
+
+def load_decoder(
+    path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions
+) -> OvDecoder:
+    """Compile a decoder graph with its state inside, empty."""
+    return OvDecoder(_compile(_stateful(path, states), path, options), states, capacity)

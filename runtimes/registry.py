@@ -1,0 +1,110 @@
+"""The runtimes that edgemm knows: the only list of their names.
+
+The command line's choices, the documentation and the tests are derived from it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from edgemm.errors import UsageError, missing_extra
+from edgemm.runtimes.base import Decoder, Session, SessionOptions, StatePort
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a runtime can do: data that choices are made from, never an if-chain."""
+
+    name: str
+    distributions: tuple[str, ...]
+    package: str
+    extra: str
+    precisions: tuple[str, ...]
+    max_opset: int
+    needs_gpu: bool
+    builds_ahead: bool
+    prefers: tuple[str, ...]
+
+    @property
+    def installed(self) -> bool:
+        return importlib.util.find_spec(self.package) is not None
+
+    @property
+    def version(self) -> str:
+        """Version of the installed distribution; empty where there is none."""
+        for distribution in self.distributions:
+            try:
+                return importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return ""
+
+
+class _Module(Protocol):
+    def load_session(self, path: Path, options: SessionOptions) -> Session: ...
+
+    def load_decoder(
+        self, path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions
+    ) -> Decoder: ...
+
+
+_ENCODERS = ("vision_encoder", "audio_encoder", "text_encoder", "model")
+
+RUNTIMES: dict[str, Capabilities] = {
+    c.name: c
+    for c in (
+        Capabilities(
+            name="onnxruntime",
+            distributions=("onnxruntime", "onnxruntime-gpu"),
+            package="onnxruntime",
+            extra="",
+            precisions=("fp32", "fp16", "int8", "int4"),
+            max_opset=24,
+            needs_gpu=False,
+            builds_ahead=False,
+            prefers=("decoder", "embed_tokens"),
+        ),
+        Capabilities(
+            name="openvino",
+            distributions=("openvino",),
+            package="openvino",
+            extra="openvino",
+            precisions=("fp32", "fp16", "int8", "int4"),
+            max_opset=23,
+            needs_gpu=False,
+            builds_ahead=True,
+            prefers=_ENCODERS,
+        ),
+    )
+}
+CHOICES = ("auto", *RUNTIMES)
+FALLBACK = "onnxruntime"
+
+
+def choose(runtime: str, role: str, *, only: Sequence[str] = ()) -> str:
+    """The runtime for a component that plays `role`. `only` restricts the choice.
+
+    `auto` takes the runtime that prefers the role (measured on x86: OpenVINO for encoders, ONNX Runtime for
+    decoding) where it is installed. Raises UsageError for an unknown name, RuntimeUnavailable for one
+    that is not installed.
+    """
+    if runtime not in CHOICES:
+        raise UsageError(f"no runtime is called {runtime!r}", hint=f"use {', '.join(CHOICES)}")
+    if runtime != "auto":
+        if not RUNTIMES[runtime].installed:
+            raise missing_extra(runtime, RUNTIMES[runtime].extra)
+        return runtime
+    admitted = [c for c in RUNTIMES.values() if c.installed and (not only or c.name in only)]
+    preferred = [c.name for c in admitted if role in c.prefers]
+    return preferred[0] if preferred else FALLBACK
+
+
+def module(runtime: str) -> _Module:
+    """The module that implements `runtime`."""
+    return cast(_Module, importlib.import_module(f"edgemm.runtimes.{runtime}"))
