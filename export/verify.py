@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,10 @@ def check_component(
     name: str,
     precision: Precision,
     *,
+    real: Sequence[Arrays] = (),
     runtime: str = "onnxruntime",
 ) -> ParityCheck:
-    """Compare a written graph with its module at every check size.
+    """Compare a written graph with its module at every check size, or on `real` inputs where they are given.
 
     Raises CheckFailed beyond the precision's tolerance, and where an input does not move any output.
     """
@@ -69,12 +70,15 @@ def check_component(
     session = registry.module(runtime).load_session(path, SessionOptions(exact=True))
     worst, cosine = 0.0, 1.0
     try:
-        for seed, sizes in enumerate((plan.trace, *plan.checks)):
-            feeds = plan.feeds(sizes, seed)
+        cases = [{k: torch.from_numpy(v) for k, v in r.items()} for r in real] or [
+            plan.feeds(sizes, seed) for seed, sizes in enumerate((plan.trace, *plan.checks))
+        ]
+        for feeds in cases:
             try:
                 found = _run(session, feeds)
             except EdgemmError as error:
-                raise CheckFailed(f"{name} cannot run at {dict(sizes)}: {error.message}") from error
+                shapes = {k: list(v.shape) for k, v in feeds.items()}
+                raise CheckFailed(f"{name} cannot run at {shapes}: {error.message}") from error
             difference, likeness = compare(plan.run(feeds), found)
             worst, cosine = max(worst, difference), min(cosine, likeness)
         if precision == "fp32":
@@ -92,7 +96,7 @@ def check_component(
         precision=precision,
         max_abs=worst,
         cosine=cosine,
-        shapes=1 + len(plan.checks),
+        shapes=len(cases),
     )
 
 

@@ -1,7 +1,8 @@
-"""The constants of a bundle's `processing`, `tokens` and `generation`: everything the device side needs to know.
+"""What the device side must know of a checkpoint: `processing`, `tokens`, `generation`.
 
-A manifest is outside text, so every field is bounded and unknown fields are refused. The exporter fills these models
-from the checkpoint's own configuration files; `edgemm.processing` reads them and holds no constant of its own.
+A manifest is outside text, so every field is bounded and unknown fields are refused. The exporter
+fills these models from the checkpoint's own configuration files; `edgemm.processing` reads them and
+holds no constant of its own.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ def _inside_bundle(path: str) -> str:
     pure = PurePosixPath(path)
     unsafe = pure.is_absolute() or ".." in pure.parts or not pure.parts
     if unsafe or "\\" in path or "\0" in path or ":" in path:
-        raise ValueError(f"{path!r} is not a path inside the bundle: expected a relative one without '..'")
+        raise ValueError(
+            f"{path!r} is not a path inside the bundle: expected a relative one without '..'"
+        )
     return path
 
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 24)]
 TokenIds = Annotated[tuple[TokenId, ...], Field(max_length=4096)]
 EdgePx = Annotated[int, Field(ge=1, le=16384)]
-Channels = Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
+Finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 NonZero = Annotated[float, Field(gt=0.0, lt=1e6, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)]
 Literal64 = Annotated[str, Field(min_length=1, max_length=64)]
@@ -43,17 +46,17 @@ class Normalization(Spec):
     """`(pixel * rescale_factor - mean) / std` per RGB channel, on 8-bit pixels."""
 
     rescale_factor: Positive = 1 / 255
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    mean: tuple[Finite, Finite, Finite] = (0.0, 0.0, 0.0)
     std: tuple[NonZero, NonZero, NonZero] = (1.0, 1.0, 1.0)
 
 
 class ResizeCropSpec(Normalization):
     """One picture → one `[1, 3, height_px, width_px]` tensor.
 
-    `fit`: `stretch` ignores the aspect ratio; `crop_then_resize` cuts the centred rectangle of the output's aspect
-    that is `crop_fraction` of the largest possible one, then resizes it (TensorFlow's evaluation crop);
-    `resize_then_crop` resizes so that the output fills `crop_fraction` of the picture, then cuts the centre
-    (torchvision's `Resize` + `CenterCrop`).
+    `fit`: `stretch` ignores the aspect ratio; `crop_then_resize` cuts the centred rectangle of the
+    output's aspect that is `crop_fraction` of the largest possible one, then resizes it
+    (TensorFlow's evaluation crop); `resize_then_crop` resizes so that the output fills
+    `crop_fraction` of the picture, then cuts the centre (torchvision's `Resize` + `CenterCrop`).
     """
 
     kind: Literal["resize_crop"] = "resize_crop"
@@ -65,10 +68,10 @@ class ResizeCropSpec(Normalization):
 
 
 class TilesSpec(Normalization):
-    """One picture → rows·cols tiles and the whole picture, each `[3, max_image_size, max_image_size]`.
+    """One picture → its tiles and the whole picture, each `max_image_size` squared.
 
-    The scheme of Idefics3 and SmolVLM: the longest edge is resized to `longest_edge`, both edges are rounded up to
-    multiples of `max_image_size`, and the result is cut into tiles.
+    The scheme of Idefics3 and SmolVLM: the longest edge is resized to `longest_edge`, both edges
+    are rounded up to multiples of `max_image_size`, and the result is cut into tiles.
     """
 
     kind: Literal["tiles"] = "tiles"
@@ -138,6 +141,8 @@ class LogMelSpec(Spec):
             raise ValueError(f"min_hz {self.min_hz} is not below max_hz {self.max_hz}")
         if self.hop > self.n_fft:
             raise ValueError(f"hop {self.hop} exceeds n_fft {self.n_fft}: samples would be skipped")
+        if self.chunk_s * self.sample_rate_hz < self.n_fft:
+            raise ValueError(f"chunk_s {self.chunk_s} is shorter than n_fft {self.n_fft} samples")
         return self
 
 
@@ -145,7 +150,7 @@ AudioSpec = Annotated[RawAudioSpec | LogMelSpec, Field(discriminator="kind")]
 
 
 class TextSpec(Spec):
-    """The tokenizer file (Hugging Face `tokenizer.json`), relative to the bundle, and how its ids become text."""
+    """The tokenizer file (`tokenizer.json`) in the bundle, and how its ids become text."""
 
     tokenizer: BundlePath
     add_special_tokens: bool = False
@@ -154,7 +159,7 @@ class TextSpec(Spec):
 
 
 class ChatSpec(Spec):
-    """The chat template, the special token strings that it may name, and the placeholders of pictures."""
+    """The chat template, the special tokens that it names, and the placeholders of pictures."""
 
     template: Annotated[str, Field(min_length=1, max_length=200_000)]
     special_tokens: Annotated[dict[Literal64, str], Field(max_length=64)] = {}
@@ -165,7 +170,7 @@ class ChatSpec(Spec):
 
 
 class TokensSpec(Spec):
-    """The manifest's `tokens` section: special ids. `decoder_start` begins an encoder–decoder's output."""
+    """The manifest's `tokens`: special ids. `decoder_start` begins an encoder–decoder's output."""
 
     vocab_size: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
     bos: TokenId | None = None
@@ -188,11 +193,12 @@ class TimestampSpec(Spec):
 
 
 class GenerationSpec(Spec):
-    """The manifest's `generation` section: limits, suppressed ids and the forced prompt of speech models.
+    """The manifest's `generation` section: limits, suppressed ids, the prompt of speech models.
 
-    `max_tokens_per_s` bounds the output by the length of the sound (Moonshine), `max_positions` by the decoder.
-    The forced prompt of Whisper is `decoder_start`, `languages[code]`, `tasks[name]`, `timestamps.no_timestamps`;
-    an English-only checkpoint has no `languages` and no `tasks`. `alignment_heads` are (layer, head) pairs.
+    `max_tokens_per_s` bounds the output by the length of the sound (Moonshine), `max_positions` by
+    the decoder. The forced prompt of Whisper is `decoder_start`, `languages[code]`, `tasks[name]`,
+    `timestamps.no_timestamps`; an English-only checkpoint has no `languages` and no `tasks`.
+    `alignment_heads` are (layer, head) pairs.
     """
 
     max_new_tokens: Annotated[int, Field(ge=1, le=1 << 20)] = 256
@@ -208,9 +214,13 @@ class GenerationSpec(Spec):
     timestamps: TimestampSpec | None = None
     no_speech: TokenId | None = None
     start_of_previous: TokenId | None = None
-    temperatures: Annotated[tuple[Annotated[float, Field(ge=0.0, le=2.0)], ...], Field(max_length=16)] = (0.0,)
+    temperatures: Annotated[
+        tuple[Annotated[float, Field(ge=0.0, le=2.0)], ...], Field(max_length=16)
+    ] = (0.0,)
     alignment_heads: Annotated[
-        tuple[tuple[Annotated[int, Field(ge=0, le=1024)], Annotated[int, Field(ge=0, le=1024)]], ...],
+        tuple[
+            tuple[Annotated[int, Field(ge=0, le=1024)], Annotated[int, Field(ge=0, le=1024)]], ...
+        ],
         Field(max_length=1024),
     ] = ()
 

@@ -15,7 +15,8 @@ from edgemm.bundle.spec import GenerationSpec, LogMelSpec, RawAudioSpec, TokensS
 from edgemm.decoding.generate import Generated, GenerationOptions, LogitsRule, generate
 from edgemm.decoding.whisper import prompt_ids, split_window, timestamp_rule
 from edgemm.errors import BundleError, InputError
-from edgemm.processing.audio import log_mel, prepare, to_mono
+from edgemm.processing.audio import to_mono_16k
+from edgemm.processing.features import log_mel, raw
 from edgemm.processing.text import Tokenizer
 from edgemm.results import Segment, Transcript
 from edgemm.runtimes.base import Value, as_numpy
@@ -58,7 +59,7 @@ class Transcriber:
         `language` is a code that the checkpoint knows; None lets a multilingual model decide.
         """
         start = time.perf_counter()
-        mono = to_mono(samples, sample_rate_hz, self._spec.sample_rate_hz)
+        mono = to_mono_16k(samples, sample_rate_hz, self._spec.sample_rate_hz)
         hear = self._raw if isinstance(self._spec, RawAudioSpec) else self._mel
         parts, said = hear(mono, language)
         segments = tuple(
@@ -113,7 +114,7 @@ class Transcriber:
         rate = self._spec.sample_rate_hz
         parts, said = [], []
         for first, last in quiet_cuts(samples, int(self._spec.max_s * rate)):
-            values = prepare(samples[first:last], self._spec)
+            values = raw(samples[first:last], self._spec).values
             per_s = self._generation.max_tokens_per_s
             bound = int(values.shape[1] / rate * per_s) + 1 if per_s else math.inf
             limit = int(min(bound, self._generation.max_new_tokens))
@@ -126,12 +127,12 @@ class Transcriber:
         assert isinstance(self._spec, LogMelSpec)
         spec, rate = self._spec, self._spec.sample_rate_hz
         window_frames = round(spec.chunk_s * rate / spec.hop)
-        features = log_mel(samples, spec)
-        long = features.shape[2] > window_frames
+        long = len(samples) > round(spec.chunk_s * rate)
+        features = log_mel(samples, spec, whole=long).values
         language_id: int | None = None
         parts: list[_Part] = []
         said: list[Generated] = []
-        total = features.shape[2] if long else window_frames
+        total = features.shape[2]
         seek = 0
         while seek < total:
             window = features[:, :, seek : seek + window_frames]

@@ -58,11 +58,11 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     spec = RawAudioSpec(sample_rate_hz=_RATE_HZ, min_s=0.1, max_s=_MAX_S)
 
     def feeds(example: Example) -> dict[str, dict[str, NDArray[Any]]]:
-        from edgemm.processing.audio import prepare
+        from edgemm.processing.features import raw
 
         if example.audio is None:
             return {}
-        return {"audio_encoder": {"input_values": prepare(example.audio, spec)}}
+        return {"audio_encoder": {"input_values": raw(example.audio, spec).values}}
 
     def reference(example: Example) -> Reference:
         values = torch.from_numpy(feeds(example)["audio_encoder"]["input_values"])

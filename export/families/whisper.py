@@ -52,11 +52,11 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     text, files = tokenizer_files(checkpoint)
 
     def feeds(example: Example) -> dict[str, dict[str, NDArray[Any]]]:
-        from edgemm.processing.audio import log_mel, pad_or_cut
+        from edgemm.processing.features import log_mel
 
         if example.audio is None:
             return {}
-        return {"audio_encoder": {"input_features": pad_or_cut(log_mel(example.audio, spec), frames)}}
+        return {"audio_encoder": {"input_features": log_mel(example.audio, spec).values}}
 
     def reference(example: Example) -> Reference:
         values = torch.from_numpy(feeds(example)["audio_encoder"]["input_features"])

@@ -8,6 +8,7 @@ from the same int8 tensor, so that a tied table stays one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +44,7 @@ def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> BlockedW
     return BlockedWeight(values.reshape(rows, columns), scales, size)
 
 
-def quantize_weights(model: onnx.ModelProto, exclude: frozenset[str] = frozenset()) -> onnx.ModelProto:
+def quantize_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replace the constant matrices of MatMul, Gemm and the embedding's Gather by blocked int8."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -53,17 +54,13 @@ def quantize_weights(model: onnx.ModelProto, exclude: frozenset[str] = frozenset
     done: set[str] = set()
     for node in graph.node:
         name = _constant_matrix(node, weights)
-        if name is None or node.name in exclude or name in exclude:
+        if name is None:
             nodes.append(node)
         elif node.op_type == "Gather":
             nodes += _quantized_gather(graph, node, weights[name], done)
         else:
             nodes += _quantized_matmul(graph, node, weights[name], done)
-    used = {i for n in nodes for i in n.input}
-    kept = [t for t in graph.initializer if t.name in used]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(kept)
+    keep_used(graph, nodes)
     _raise_opset(out, BLOCKED_OPSET)
     return out
 
@@ -111,20 +108,60 @@ def _quantized_matmul(
 def _quantized_gather(
     graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
 ) -> list[onnx.NodeProto]:
+    """Gather int8 columns and their scales, and multiply. Spelled out: OpenVINO dequantizes blocks of constants only."""
     values, scales, block = _store(graph, tensor, done)
-    name = node.output[0]
-    rows = [f"{name}.int8", f"{name}.scales"]
-    gathers = [
-        helper.make_node("Gather", [source, node.input[1]], [row], axis=1, name=row)
-        for source, row in zip((values, scales), rows, strict=True)
+    name, ids = node.output[0], node.input[1]
+    block_of_row = f"{tensor.name}.block"
+    index = np.arange(tensor.dims[0], dtype=np.int64) // block
+    graph.initializer.append(numpy_helper.from_array(index, block_of_row))
+    kind = int(tensor.data_type)
+    return [
+        helper.make_node("Gather", [values, ids], [f"{name}.int8"], axis=1),
+        helper.make_node("Cast", [f"{name}.int8"], [f"{name}.cast"], to=kind),
+        helper.make_node("Gather", [scales, ids], [f"{name}.blocks"], axis=1),
+        helper.make_node("Gather", [f"{name}.blocks", block_of_row], [f"{name}.scales"], axis=0),
+        helper.make_node("Mul", [f"{name}.cast", f"{name}.scales"], [name]),
     ]
-    dequantize = helper.make_node(
-        "DequantizeLinear", rows, [name], name=f"{name}.dequantized", axis=0, block_size=block
-    )
-    return [*gathers, dequantize]
 
 
 def _raise_opset(model: onnx.ModelProto, version: int) -> None:
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = max(entry.version, version)
+
+
+def dequantized_channels(
+    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
+) -> list[onnx.NodeProto]:
+    """Store `node`'s weight as symmetric int8 per output channel; return the DequantizeLinear that it now reads."""
+    output = f"{tensor.name}.dequantized"
+    node.input[1] = output
+    if tensor.name in done:
+        return []
+    done.add(tensor.name)
+    array = numpy_helper.to_array(tensor).astype(np.float32)
+    axis = _output_axis(node)
+    others = tuple(i for i in range(array.ndim) if i != axis)
+    scales = np.abs(array).max(others, keepdims=True) / 127
+    scales = np.where(scales == 0, 1.0, scales).astype(np.float32)
+    values = np.clip(np.rint(array / scales), -127, 127).astype(np.int8)
+    names = [f"{tensor.name}.int8", f"{tensor.name}.scale"]
+    graph.initializer.append(numpy_helper.from_array(values, names[0]))
+    graph.initializer.append(numpy_helper.from_array(scales.ravel(), names[1]))
+    return [helper.make_node("DequantizeLinear", names, [output], name=output, axis=axis)]
+
+
+def _output_axis(node: onnx.NodeProto) -> int:
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    return 0 if node.op_type == "Conv" or transposed else 1
+
+
+def keep_used(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Make `nodes` the graph's nodes and drop the initializers that none of them reads."""
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    used = {i for n in copies for i in n.input}
+    kept = [t for t in graph.initializer if t.name in used]
+    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(copies)
+    graph.initializer.extend(kept)

@@ -1,0 +1,232 @@
+"""The manifest of what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+import edgemm
+from edgemm.bundle.files import sha256_of
+from edgemm.bundle.manifest import (
+    Calibration,
+    Checks,
+    Component,
+    Dim,
+    Manifest,
+    ModelEntry,
+    NodeNote,
+    ParityCheck,
+    Precision,
+    Quantization,
+    Source,
+    State,
+    TensorInfo,
+)
+from edgemm.bundle.spec import TextSpec
+from edgemm.bundle.writing import file_entries, write_manifest
+from edgemm.export.checkpoint import Checkpoint
+from edgemm.export.graph import GraphPlan, Port, initializer_parameters
+from edgemm.export.model_plan import ModelPlan
+from edgemm.export.task_check import TaskOutcome
+
+LABELS = "labels.json"
+Feeds = dict[str, NDArray[Any]]
+
+_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.int64: "int64", torch.bool: "bool"}
+_RECIPES = {
+    "static": "int8 QDQ, symmetric, per-channel weights, per-tensor activations (clipped for the least squared error, smoothed)",
+    "weight_only": "int8 weights, symmetric, blocks of 32",
+    "as_is": "as it is",
+}
+_TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+
+
+def host_file(prefix: str, file: str) -> str:
+    """Where a tokenizer or label file of a model stands in the bundle."""
+    return f"{prefix.rstrip('.') or 'host'}/{file}"
+
+
+def _dim(dim: int | str, plan: GraphPlan) -> Dim:
+    if isinstance(dim, int):
+        return Dim(min=dim, opt=dim, max=dim)
+    low, best, high = plan.ranges[dim]
+    return Dim(name=dim, min=low, opt=best, max=high)
+
+
+def _tensor(port: Port, plan: GraphPlan, half: bool) -> TensorInfo:
+    dtype = torch.float16 if half and port.dtype == torch.float32 else port.dtype
+    return TensorInfo(
+        name=port.name,
+        dtype=_DTYPES[dtype],  # type: ignore[arg-type]
+        dims=tuple(_dim(d, plan) for d in port.dims),
+    )
+
+
+def component(
+    directory: Path,
+    name: str,
+    model_name: str,
+    plan: GraphPlan,
+    precision: Precision,
+    files: tuple[str, tuple[str, ...]],
+    model: onnx.ModelProto,
+) -> Component:
+    """The manifest's entry of a written graph."""
+    file, weights = files
+    own = [f for f in (file, *weights) if Path(f).name.startswith(f"{name}.")]
+    half = precision == "fp16"
+    return Component(
+        name=name,
+        model=model_name,
+        role=plan.role,
+        precision=precision,
+        file=file,
+        weights=weights,
+        sha256=sha256_of(directory / file),
+        bytes=sum((directory / f).stat().st_size for f in own),
+        parameters=sum(p.numel() for p in plan.module.parameters()),
+        opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        inputs=tuple(_tensor(p, plan, half) for p in plan.inputs),
+        outputs=tuple(_tensor(p, plan, half) for p in plan.outputs),
+    )
+
+
+def ready_component(path: Path, name: str, model_name: str, role: str) -> Component:
+    """The entry of a graph that was taken as it is."""
+    model = onnx.load(path)
+    return Component(
+        name=name,
+        model=model_name,
+        role=role,
+        precision="fp32",
+        file=f"graphs/{path.name}",
+        sha256=sha256_of(path),
+        bytes=path.stat().st_size,
+        parameters=initializer_parameters(model),
+        opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        inputs=tuple(_onnx_tensor(v) for v in model.graph.input),
+        outputs=tuple(_onnx_tensor(v) for v in model.graph.output),
+    )
+
+
+def _onnx_tensor(value: onnx.ValueInfoProto) -> TensorInfo:
+    kind = value.type.tensor_type
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    dims = (
+        Dim(min=d.dim_value, opt=d.dim_value, max=d.dim_value)
+        if d.HasField("dim_value")
+        else Dim(name=d.dim_param, min=1, opt=1, max=2**31)
+        for d in kind.shape.dim
+    )
+    return TensorInfo(name=value.name, dtype=dtype, dims=tuple(dims))
+
+
+def _states(name: str, plan: GraphPlan) -> list[State]:
+    shapes = {p.name: p.dims for p in plan.inputs}
+    return [
+        State(
+            component=name,
+            input=s.input,
+            output=s.output,
+            kind="kv",
+            shape=tuple(_dim(d, plan) for d in shapes[s.input]),
+            growth_axis=s.growth_axis,
+        )
+        for s in plan.states
+    ]
+
+
+def _source(checkpoint: Checkpoint, tasks: Sequence[str], parts: Sequence[Checkpoint]) -> Source:
+    counted = [(p.parameters, sum(f.stat().st_size for f in p.weight_files)) for p in parts]
+    hashes = "".join(p.sha256 for p in parts)
+    sha256 = checkpoint.sha256 if list(parts) == [checkpoint] else hashlib.sha256(hashes.encode())
+    return Source(
+        id=checkpoint.path.resolve().name,
+        revision=str(checkpoint.config.get("_commit_hash") or ""),
+        sha256=sha256 if isinstance(sha256, str) else sha256.hexdigest(),
+        model_type=checkpoint.model_type,
+        tasks=tuple(dict.fromkeys(tasks)),
+        licence=str(checkpoint.config.get("licence") or checkpoint.config.get("license") or ""),
+        parameters=sum(n for n, _ in counted),
+        # A graph that comes as ONNX is counted by its bytes.
+        bytes_fp32=sum(4 * n or size for n, size in counted),
+    )
+
+
+def manifest(
+    directory: Path,
+    source: Checkpoint,
+    found: dict[str, tuple[Checkpoint, ModelPlan]],
+    prefixes: dict[str, str],
+    components: Sequence[Component],
+    precision: Precision,
+    calibrated: dict[str, Calibration],
+) -> Manifest:
+    """Describe the graphs in `directory` and write `edgemm.json`, checks still empty."""
+    plans = {prefixes[n] + g.role: g for n, (_, p) in found.items() for g in p.graphs}
+    recipe = {n: _RECIPES[p.treatment] if precision == "int8" else precision for n, p in plans.items()}
+    excluded = [
+        NodeNote(component=n, node=f"every {x}", reason="activations stay in floating point")
+        for n, p in plans.items()
+        for x in p.weight_only_ops
+    ]
+    result = Manifest(
+        edgemm_version=edgemm.__version__,
+        source=_source(
+            source, [t for _, p in found.values() for t in p.tasks], [c for c, _ in found.values()]
+        ),
+        models=tuple(_model(n, c, p, prefixes[n], components) for n, (c, p) in found.items()),
+        components=tuple(components),
+        state=tuple(s for n, p in plans.items() for s in _states(n, p)),
+        quantization=Quantization(
+            recipe=recipe, calibration=calibrated, excluded=tuple(excluded) if precision == "int8" else ()
+        ),
+        files=file_entries(directory),
+    )
+    write_manifest(directory, result)
+    return result
+
+
+def _model(
+    name: str, checkpoint: Checkpoint, plan: ModelPlan, prefix: str, components: Sequence[Component]
+) -> ModelEntry:
+    processing = plan.processing
+    if processing.text is not None:
+        text = TextSpec(**processing.text.model_dump() | {"tokenizer": host_file(prefix, "tokenizer.json")})
+        processing = processing.model_copy(update={"text": text})
+    return ModelEntry(
+        name=name,
+        source=_source(checkpoint, plan.tasks, [checkpoint]),
+        tasks=plan.tasks,
+        components={c.role: c.name for c in components if c.model == name},
+        processing=processing,
+        tokens=plan.tokens,
+        generation=plan.generation,
+        labels=host_file(prefix, LABELS) if plan.labels else None,
+        context=plan.context,
+    )
+
+
+def finish(
+    directory: Path, written: Manifest, parity: Sequence[ParityCheck], outcomes: Sequence[TaskOutcome]
+) -> Manifest:
+    """Add what was checked and write the manifest again."""
+    checks = Checks(
+        parity=tuple(parity),
+        tokens_equal={o.check.model: o.tokens_equal for o in outcomes},
+        tasks=tuple(o.check for o in outcomes),
+        machine=f"{platform.machine()} {platform.system()}",
+        tools={t: importlib.metadata.version(t) for t in _TOOLS},
+    )
+    result = written.model_copy(update={"checks": checks, "files": file_entries(directory)})
+    write_manifest(directory, result)
+    return result

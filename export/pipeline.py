@@ -1,0 +1,210 @@
+"""checkpoint → bundle: trace, check, quantize, check again, and only then give it its name."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from edgemm.bundle.manifest import Calibration, Component, Manifest, ParityCheck, Precision
+from edgemm.bundle.writing import check_target, writing
+from edgemm.errors import CheckpointError
+from edgemm.export import describe, families, task_check
+from edgemm.export.checkpoint import Checkpoint, find_checkpoint
+from edgemm.export.graph import GraphPlan, trace
+from edgemm.export.half import half_plan
+from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
+from edgemm.export.precision import calibration
+from edgemm.export.precision.static import quantize_static_int8
+from edgemm.export.precision.weights import quantize_weights
+from edgemm.export.store import GraphStore
+from edgemm.export.verify import check_component
+
+Progress = Callable[[str, float], None]
+_STAGE = ".fp32"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and what was measured on the way."""
+
+    bundle: Path
+    manifest: Manifest
+    seconds: float
+    bytes: int
+    checkpoint_bytes_fp32: int
+    peak_rss_mb: float
+
+
+@dataclass
+class _Work:
+    """One export under way."""
+
+    precision: Precision
+    examples: list[Example]
+    calibrated: bool
+    progress: Progress
+    steps: int
+    done: int = 0
+    graphs: dict[str, onnx.ModelProto] = field(default_factory=dict)
+    parity: list[ParityCheck] = field(default_factory=list)
+
+    def step(self, what: str) -> None:
+        self.progress(what, self.done / self.steps)
+        self.done += 1
+
+
+def export(
+    checkpoint: Path | str,
+    target: Path | str,
+    *,
+    precision: Precision = "fp32",
+    calibrate_on: Sequence[Path] = (),
+    overwrite: bool = False,
+    progress: Progress = lambda _what, _share: None,
+) -> ExportReport:
+    """Export a checkpoint directory to a verified bundle at `target`.
+
+    `calibrate_on` are pictures, sounds, videos or folders of them; `int8` needs them for its activation ranges.
+    `progress` is called with what is being done and the share that is behind, 0…1.
+
+    Raises CheckpointError for a checkpoint that can't be exported, CheckFailed (and writes nothing) where a component or
+    a task differs from the original, BundleError for a target that exists, StorageError for a full disk.
+    """
+    start = time.perf_counter()
+    target = Path(target).absolute()
+    check_target(target, overwrite=overwrite)
+    source = find_checkpoint(checkpoint)
+    found = {name: _family_plan(path) for name, path in source.parts.items()}
+    examples = calibration.load_examples(calibrate_on) if calibrate_on else []
+    graphs = sum(len(plan.graphs) for _, plan in found.values())
+    work = _Work(precision, examples, bool(examples), progress, steps=3 * graphs + 2 * len(found) + 1)
+    with writing(target, overwrite=overwrite) as partial:
+        manifest = _write(work, source, found, partial)
+        work.step("flushing to disk")
+    return ExportReport(
+        bundle=target,
+        manifest=manifest,
+        seconds=time.perf_counter() - start,
+        bytes=sum(p.stat().st_size for p in target.rglob("*") if p.is_file()),
+        checkpoint_bytes_fp32=manifest.source.bytes_fp32,
+        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+
+
+def _family_plan(path: Path) -> tuple[Checkpoint, ModelPlan]:
+    checkpoint = find_checkpoint(path)
+    family = families.find(checkpoint.model_type)
+    families.check_modalities(checkpoint, family)
+    return checkpoint, family.plan(checkpoint)
+
+
+def _write(
+    work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, ModelPlan]], partial: Path
+) -> Manifest:
+    """Write the fp32 bundle, check its tasks, and unless fp32 was asked for, the wanted one beside it."""
+    prefixes = {name: f"{name}." if len(found) > 1 else "" for name in found}
+    stage = partial if work.precision == "fp32" else partial / _STAGE
+    first = _write_bundle(work, source, found, prefixes, stage, "fp32")
+    examples = work.examples or calibration.synthetic_examples()
+    checks = task_check.against_original(stage, found, examples, work.step)
+    if work.precision == "fp32":
+        return describe.finish(stage, first, work.parity, checks)
+    shutil.rmtree(stage)
+    second = _write_bundle(work, source, found, prefixes, partial, work.precision)
+    checks = task_check.after(partial, checks, work.step)
+    return describe.finish(partial, second, work.parity, checks)
+
+
+def _write_bundle(
+    work: _Work,
+    source: Checkpoint,
+    found: dict[str, tuple[Checkpoint, ModelPlan]],
+    prefixes: dict[str, str],
+    directory: Path,
+    precision: Precision,
+) -> Manifest:
+    store = GraphStore(directory)
+    components: list[Component] = []
+    used: dict[str, Calibration] = {}
+    directory.mkdir(exist_ok=True)
+    for name, (_, plan) in found.items():
+        inside = len(components)
+        for graph in plan.graphs:
+            own = prefixes[name] + graph.role
+            model = _graph_in(work, own, graph, plan, precision, used)
+            file, weights = store.write(own, model)
+            components.append(
+                describe.component(directory, own, name, graph, precision, (file, weights), model)
+            )
+            real = _calibration_feeds(work, plan, graph.role) if precision == "int8" else []
+            work.parity.append(
+                check_component(graph, directory / file, own, precision, real=real[::8])
+            )
+        for ready in plan.ready:
+            components.append(_copy_ready(directory, prefixes[name], name, ready))
+        if len(components) == inside:
+            raise CheckpointError(f"{name} has no component")
+    for name, (_, plan) in found.items():
+        _write_files(directory, prefixes[name], plan)
+    return describe.manifest(directory, source, found, prefixes, components, precision, used)
+
+
+def _graph_in(
+    work: _Work,
+    own: str,
+    graph: GraphPlan,
+    plan: ModelPlan,
+    precision: Precision,
+    used: dict[str, Calibration],
+) -> onnx.ModelProto:
+    if precision == "fp32":
+        work.step(f"tracing {own}")
+        work.graphs[own] = trace(graph)
+        return work.graphs[own]
+    work.step(f"{own} to {precision}")
+    if precision == "fp16":
+        return trace(half_plan(graph))
+    if precision != "int8":
+        raise CheckpointError(f"{precision} is not a precision that export writes")
+    if graph.treatment == "weight_only":
+        return quantize_weights(work.graphs[own])
+    feeds = _calibration_feeds(work, plan, graph.role)
+    used[own] = Calibration(
+        n=len(feeds), sha256=calibration.digest(work.examples), what=", ".join(feeds[0]) if feeds else ""
+    )
+    return quantize_static_int8(work.graphs[own], feeds, weight_only_ops=graph.weight_only_ops)
+
+
+def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:
+    if plan.feeds is None:
+        return []
+    feeds = [plan.feeds(example) for example in work.examples]
+    return [f[role] for f in feeds if role in f]
+
+
+def _copy_ready(directory: Path, prefix: str, name: str, ready: ReadyGraph) -> Component:
+    own = prefix + ready.role
+    target = directory / "graphs" / f"{own}.onnx"
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(ready.path, target)
+    return describe.ready_component(target, own, name, ready.role)
+
+
+def _write_files(directory: Path, prefix: str, plan: ModelPlan) -> None:
+    for file, data in plan.files.items():
+        path = directory / describe.host_file(prefix, file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    if plan.labels:
+        path = directory / describe.host_file(prefix, describe.LABELS)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(plan.labels, ensure_ascii=False) + "\n")
+
+

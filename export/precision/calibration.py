@@ -1,0 +1,111 @@
+"""Examples from real files: what activation ranges and task checks are made from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemm.errors import InputError, SourceError
+from edgemm.export.model_plan import Example
+from edgemm.processing.audio import load_audio, to_mono_16k
+from edgemm.processing.image import to_rgb
+from edgemm.processing.media import iter_video, sniff
+
+RATE_HZ = 16_000
+_SPEECH_S = 6.0
+_FRAMES_PER_VIDEO = 48
+_NOISE_SNR_DB = 15.0
+
+
+def load_examples(paths: Sequence[Path], *, limit: int = 256) -> list[Example]:
+    """Examples from files and folders: pictures, sound in stretches of 6 s, and both from videos.
+
+    Every stretch of sound also comes quieter and with seeded noise, since microphones differ more than recordings.
+    Raises SourceError for a path that is missing or holds nothing usable.
+    """
+    examples: list[Example] = []
+    for path in _files(paths):
+        kind = sniff(path)
+        if kind in ("image", "video"):
+            pictures = [to_rgb(path)] if kind == "image" else _frames(path)
+            examples += [Example(image=p) for p in pictures]
+        if kind in ("audio", "video"):
+            examples += [Example(audio=s) for s in _stretches(path, required=kind == "audio")]
+    if not examples:
+        raise SourceError(f"no picture or sound in {', '.join(map(str, paths))}")
+    pictures_first = [e for e in examples if e.image is not None][:limit]
+    return pictures_first + [e for e in examples if e.audio is not None][:limit]
+
+
+def _files(paths: Sequence[Path]) -> Iterable[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(p for p in path.rglob("*") if p.is_file() and _usable(p))
+        else:
+            yield path
+
+
+def _usable(path: Path) -> bool:
+    if path.suffix.lower() in (".md", ".txt", ".json", ".jsonl", ".py", ".toml", ""):
+        return False
+    try:
+        sniff(path)
+    except SourceError:
+        return False
+    return True
+
+
+def _frames(path: Path) -> list[NDArray[np.uint8]]:
+    frames = [frame.image for frame in iter_video(path)]
+    step = max(1, len(frames) // _FRAMES_PER_VIDEO)
+    return frames[::step][:_FRAMES_PER_VIDEO]
+
+
+def _stretches(path: Path, *, required: bool) -> list[NDArray[np.float32]]:
+    try:
+        samples, rate = load_audio(path)
+    except (SourceError, InputError):
+        if required:
+            raise
+        return []
+    mono = to_mono_16k(samples, rate, RATE_HZ)
+    size = int(_SPEECH_S * RATE_HZ)
+    stretches = [mono[i : i + size] for i in range(0, len(mono), size)]
+    long_enough = [s for s in stretches if len(s) >= RATE_HZ]
+    return [variant for s in long_enough for variant in (s, *_disturbed(s))]
+
+
+def _disturbed(samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    noise = np.random.default_rng(0).standard_normal(len(samples)).astype(np.float32)
+    power = float(np.sqrt(np.mean(samples**2))) * 10 ** (-_NOISE_SNR_DB / 20)
+    return (samples * 0.25).astype(np.float32), (samples + noise * power).astype(np.float32)
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """SHA-256 over the raw examples, in order."""
+    sha = hashlib.sha256()
+    for example in examples:
+        for array in (example.image, example.audio):
+            if array is not None:
+                sha.update(np.ascontiguousarray(array).tobytes())
+        sha.update(example.question.encode())
+    return sha.hexdigest()
+
+
+def synthetic_examples() -> list[Example]:
+    """Seeded pictures and sounds, for comparing with the original where no data was given. Never for calibration."""
+    rng = np.random.default_rng(7)
+    small = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    picture = np.kron(small, np.ones((20, 20, 1), np.uint8))
+    t = np.arange(2 * RATE_HZ) / RATE_HZ
+    sound = 0.3 * np.sin(2 * np.pi * 220 * t * (1 + 0.3 * np.sin(t))) * (np.sin(2 * np.pi * 3 * t) > 0)
+    return [
+        Example(image=picture, question="What is in the picture?"),
+        Example(image=np.ascontiguousarray(picture[::-1, :, ::-1]), question="What is in the picture?"),
+        Example(audio=sound.astype(np.float32)),
+        Example(audio=(0.1 * rng.standard_normal(RATE_HZ)).astype(np.float32)),
+    ]

@@ -1,0 +1,72 @@
+"""SmoothQuant: move the outliers of activations into the weights that follow (Xiao et al., arXiv 2211.10438).
+
+Where a LayerNormalization feeds nothing but matrices, its scale and bias are divided by a factor per channel and the
+matrices' rows multiplied by it. The graph computes what it did; its activations are easier to quantize.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from edgemm.export.precision.ranges import Feeds, channel_maxima
+
+ALPHA = 0.5
+
+
+def smooth(model: onnx.ModelProto, examples: Sequence[Feeds], alpha: float = ALPHA) -> onnx.ModelProto:
+    """A smoothed copy of `model`; the activations of `examples` decide the factors."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    weights = {t.name: t for t in out.graph.initializer}
+    sites = _sites(out.graph, weights)
+    peaks = channel_maxima(out, [norm.output[0] for norm, _ in sites], examples)
+    for norm, matrices in sites:
+        factors = _factors(peaks[norm.output[0]], [_array(weights[m]) for m in matrices], alpha)
+        for name in norm.input[1:]:
+            _set(weights[name], _array(weights[name]) / factors)
+        for name in matrices:
+            _set(weights[name], _array(weights[name]) * factors[:, None])
+    return out
+
+
+def _sites(
+    graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto]
+) -> list[tuple[onnx.NodeProto, list[str]]]:
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    outputs = {o.name for o in graph.output}
+    sites = []
+    for node in graph.node:
+        if node.op_type != "LayerNormalization" or node.output[0] in outputs:
+            continue
+        users = consumers.get(node.output[0], [])
+        matrices = list(dict.fromkeys(u.input[1] for u in users if u.op_type == "MatMul"))
+        owned = all(len(consumers[name]) == 1 for name in (*node.input[1:], *matrices))
+        constant = all(name in weights for name in (*node.input[1:], *matrices))
+        if users and owned and constant and all(u.op_type == "MatMul" for u in users):
+            sites.append((node, matrices))
+    return sites
+
+
+def _factors(
+    peaks: NDArray[np.float32], matrices: Sequence[NDArray[np.float32]], alpha: float
+) -> NDArray[np.float32]:
+    rows = np.max([np.abs(m).max(1) for m in matrices], axis=0)
+    factors = np.maximum(peaks, 1e-5) ** alpha / np.maximum(rows, 1e-5) ** (1 - alpha)
+    return np.clip(factors, 1e-3, 1e3).astype(np.float32)
+
+
+def _array(tensor: onnx.TensorProto) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = numpy_helper.to_array(tensor)
+    return array
+
+
+def _set(tensor: onnx.TensorProto, values: NDArray[np.float32]) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))

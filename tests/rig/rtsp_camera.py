@@ -1,0 +1,114 @@
+"""A real RTSP camera (H.264 and PCMA): GStreamer's server in a process of its own.
+
+It freezes with SIGSTOP and is unplugged with SIGKILL. Needs Debian's gir1.2-gst-rtsp-server-1.0
+python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly. The
+server half of this file runs under the system's Python, which has the bindings.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from types import TracebackType
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+_CHECK = (
+    "import gi; gi.require_version('GstRtspServer', '1.0');"
+    "from gi.repository import Gst; Gst.init(None);"
+    "assert all(map(Gst.ElementFactory.find, ('x264enc', 'rtph264pay', 'alawenc')))"
+)
+
+
+def missing() -> str | None:
+    """Why there can be no RTSP camera here, or None."""
+    try:
+        done = subprocess.run([SYSTEM_PYTHON, "-c", _CHECK], capture_output=True, timeout=30)
+    except OSError as error:
+        return f"{SYSTEM_PYTHON}: {error}"
+    return None if done.returncode == 0 else "GStreamer's RTSP server is not installed"
+
+
+class RtspCamera:
+    """`with RtspCamera() as camera: ... camera.url`."""
+
+    def __init__(self, *, size: str = "640x480", fps: int = 30) -> None:
+        self._size, self._fps = size, fps
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"rtsp://127.0.0.1:{self.port}/cam"
+
+    def __enter__(self) -> RtspCamera:
+        self.plug()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.unplug()
+
+    def plug(self) -> None:
+        """Starts the camera and waits until it listens."""
+        command = [SYSTEM_PYTHON, __file__, str(self.port), self._size, str(self._fps)]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "up\n"
+
+    def freeze(self) -> None:
+        """It stays connected and sends nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def unplug(self) -> None:
+        """It is gone, without a goodbye."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def serve(port: str, size: str, fps: str) -> None:
+    import gi
+
+    gi.require_version("Gst", "1.0")
+    gi.require_version("GstRtspServer", "1.0")
+    from gi.repository import GLib, Gst, GstRtspServer
+
+    width, height = size.split("x")
+    Gst.init(None)
+    server = GstRtspServer.RTSPServer()
+    server.set_address("127.0.0.1")
+    server.set_service(port)
+    factory = GstRtspServer.RTSPMediaFactory()
+    factory.set_shared(True)
+    factory.set_launch(
+        f"( videotestsrc is-live=true pattern=ball"
+        f" ! video/x-raw,width={width},height={height},framerate={fps}/1"
+        " ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30"
+        " ! rtph264pay name=pay0 pt=96"
+        " audiotestsrc is-live=true ! audio/x-raw,rate=8000,channels=1"
+        " ! alawenc ! rtppcmapay name=pay1 pt=97 )"
+    )
+    server.get_mount_points().add_factory("/cam", factory)
+    server.attach(None)
+    print("up", flush=True)
+    GLib.MainLoop().run()
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])
