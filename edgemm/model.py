@@ -184,12 +184,12 @@ def load(
     runtime: str = "auto",
     device: str = "CPU",
     threads: int = 0,
-    exact: bool = False,
+    exact: bool = True,
 ) -> Model:
     """Open a bundle and give its tasks. Without `path`, the default bundle that edgemm carries.
 
-    `runtime` is `auto` or one of `edgemm.runtimes.registry.RUNTIMES`; `threads` 0 lets it decide; `exact` switches off
-    what changes numbers for speed. Raises BundleError, RuntimeUnavailable or UsageError.
+    `runtime` is `auto` or one of `edgemm.runtimes.registry.RUNTIMES`; `threads` 0 lets it decide; without `exact`
+    it may compute in reduced precision. Raises BundleError, RuntimeUnavailable or UsageError.
     """
     if path is None and not os.path.isdir(default_bundle_path()):
         raise BundleError(

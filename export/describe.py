@@ -89,6 +89,7 @@ def component(
         model=model_name,
         role=plan.role,
         precision=precision,
+        activations="int8" if precision == "int8" and plan.treatment == "static" else "float",
         file=file,
         weights=weights,
         sha256=sha256_of(directory / file),
@@ -175,9 +176,9 @@ def manifest(
     plans = {prefixes[n] + g.role: g for n, (_, p) in found.items() for g in p.graphs}
     recipe = {n: _RECIPES[p.treatment] if precision == "int8" else precision for n, p in plans.items()}
     excluded = [
-        NodeNote(component=n, node=f"every {x}", reason="activations stay in floating point")
+        NodeNote(component=n, node=f"every {x}", reason="weights in fp16: activations have outliers")
         for n, p in plans.items()
-        for x in p.weight_only_ops
+        for x in p.half_ops
     ]
     result = Manifest(
         edgemm_version=edgemm.__version__,

@@ -54,8 +54,8 @@ class GraphPlan:
     `ranges` gives (min, opt, max) of every symbolic dimension. `trace` and `checks` are sizes to trace and to check
     at. `make` turns sizes and a seed into inputs; ports that it leaves out are drawn at random. `treatment` says what
     `--int8` does: `static` (weights and activations), `weight_only`, or `as_is`; operators in
-    `weight_only_ops` keep floating-point activations. `build` writes the graph by hand where the exporter has no good
-    form for it.
+    `half_ops` keep their weights in fp16 instead. `build` writes the graph by hand where the exporter has no good form
+    for it.
     """
 
     role: str
@@ -68,7 +68,7 @@ class GraphPlan:
     make: Callable[[Sizes, torch.Generator], Feeds] = field(default=lambda _sizes, _rng: {})
     states: tuple[StatePlan, ...] = ()
     treatment: Treatment = "static"
-    weight_only_ops: tuple[str, ...] = ()
+    half_ops: tuple[str, ...] = ()
     build: Callable[[], onnx.ModelProto] | None = None
 
     def feeds(self, sizes: Sizes, seed: int = 0) -> Feeds:

@@ -174,12 +174,12 @@ def _graph_in(
     if precision != "int8":
         raise CheckpointError(f"{precision} is not a precision that export writes")
     if graph.treatment == "weight_only":
-        return quantize_weights(work.graphs[own])
+        return quantize_weights(work.graphs[own], graph.half_ops)
     feeds = _calibration_feeds(work, plan, graph.role)
     used[own] = Calibration(
         n=len(feeds), sha256=calibration.digest(work.examples), what=", ".join(feeds[0]) if feeds else ""
     )
-    return quantize_static_int8(work.graphs[own], feeds, weight_only_ops=graph.weight_only_ops)
+    return quantize_static_int8(work.graphs[own], feeds, half_ops=graph.half_ops)
 
 
 def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:

@@ -40,13 +40,15 @@ def as_numpy(value: Value) -> Array:
 class SessionOptions:
     """How a graph is loaded. `threads` 0 lets the runtime decide.
 
-    `exact` switches off whatever changes numbers for speed (reduced precision, dynamic
-    quantization): parity is judged with it.
+    `exact` keeps the graph's own numbers; without it a runtime may compute in reduced precision or
+    quantize activations as they come, which is faster and makes runtimes differ. `int8_weights` says that the
+    graph has int8 weights and floating-point activations.
     """
 
     device: str = "CPU"
     threads: int = 0
-    exact: bool = False
+    exact: bool = True
+    int8_weights: bool = False
     spin: bool = False
 
 

@@ -55,9 +55,11 @@ def _load(path: Path, options: SessionOptions) -> Any:
     settings.add_session_config_entry(
         "session.intra_op.allow_spinning", "1" if options.spin else "0"
     )
-    # 4 computes weight-only matrices with int8 activations, 1 in fp32.
-    level = "1" if options.exact else "4"
-    settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
+    if options.int8_weights and options.exact:
+        # Weights are dequantized once, at load: the fused operator has no fast form with fp32 activations.
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
+    elif options.int8_weights:
+        settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
     try:
         return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:

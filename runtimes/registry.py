@@ -68,7 +68,7 @@ RUNTIMES: dict[str, Capabilities] = {
             max_opset=24,
             needs_gpu=False,
             builds_ahead=False,
-            prefers=("decoder", "embed_tokens"),
+            prefers=("decoder", "embed_tokens", "voice_activity"),
         ),
         Capabilities(
             name="openvino",

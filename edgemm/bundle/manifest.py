@@ -69,6 +69,7 @@ class Component(_Part):
     model: str
     role: str
     precision: Precision
+    activations: Literal["float", "int8"] = "float"
     file: RelativePath
     weights: tuple[RelativePath, ...] = ()
     sha256: Sha256

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgemm.bundle.spec import GenerationSpec, TimestampSpec
-from edgemm.decoding.generate import Logits, LogitsRule, log_softmax
+from edgemm.decoding.generate import Logits, LogitsRule
 
 
 def prompt_ids(
@@ -41,14 +41,16 @@ def timestamp_rule(spec: TimestampSpec, eos: int) -> LogitsRule:
             scores[: spec.begin] = -np.inf
             if spec.max_initial is not None:
                 scores[spec.begin + spec.max_initial + 1 :] = -np.inf
-        log_probabilities = log_softmax(scores)
-        times = log_probabilities[spec.begin :]
-        with np.errstate(divide="ignore"):
-            together = np.log(np.exp(times - times.max()).sum()) + times.max()
-        if together > log_probabilities[: spec.begin].max():
+        words, times = scores[: spec.begin], scores[spec.begin :]
+        if np.isfinite(times).any() and _log_sum_exp(times) > words.max():
             scores[: spec.begin] = -np.inf
 
     return rule
+
+
+def _log_sum_exp(values: Logits) -> float:
+    peak = values.max()
+    return float(np.log(np.exp(values - peak).sum()) + peak)
 
 
 def _pairs(tokens: Sequence[int], scores: Logits, begin: int, eos: int) -> None:
@@ -101,7 +103,10 @@ def split_window(
 
 def _whole(tokens: Sequence[int], stamp: Sequence[bool], spec: TimestampSpec, window_s: float) -> Span:
     times = [t for t, is_time in zip(tokens, stamp, strict=True) if is_time]
-    end = _time(times[-1], spec) if times and times[-1] != spec.begin else window_s
+    if times and times[-1] != spec.begin:
+        end = _time(times[-1], spec)
+    else:
+        end = int(window_s / spec.precision_s + 1e-6) * spec.precision_s
     return Span(tuple(tokens), 0.0, end)
 
 

@@ -24,8 +24,8 @@ SAMPLE_RATE_HZ = 16_000
 BLOCK_SAMPLES = 512
 BLOCK_S = BLOCK_SAMPLES / SAMPLE_RATE_HZ
 CAPACITY_BLOCKS = 30 * SAMPLE_RATE_HZ // BLOCK_SAMPLES
-# A microphone is noticed to be gone within 0.5 s.
-PATIENCE = Patience(stall_min_s=0.4, stall_max_s=2.0, lost_after_s=0.6)
+# A microphone is noticed to be gone within 0.5 s, and looked for every second.
+PATIENCE = Patience(stall_min_s=0.4, stall_max_s=2.0, lost_after_s=0.6, backoff_max_s=1.0)
 # Stamps that differ from the count of samples by more than this mean that sound is missing.
 GAP_LIVE_S = 0.5
 GAP_MEDIA_S = 0.06

@@ -240,7 +240,8 @@ class StatsEvent(Event):
 @dataclass(frozen=True, kw_only=True)
 class SummaryEvent(StatsEvent):
     """The last event: the totals over the sources, and `fps` over the run. `first_result_s` is
-    counted from the start of the stream (loading the model is before it); None without a result."""
+    counted from the moment when the model is loaded and warm and the sources open; None without
+    a result."""
 
     type: ClassVar[str] = "summary"
     first_result_s: float | None

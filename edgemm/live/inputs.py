@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Protocol
@@ -110,9 +111,9 @@ class Inputs:
         """Stops all within `timeout_s`, hung ones included."""
         deadline_s = time.monotonic() + timeout_s
         for source in self.all:
-            source.stop(timeout_s=0.0)
+            _stop(source, 0.0)
         for source in self.all:
-            source.stop(timeout_s=max(0.0, deadline_s - time.monotonic()))
+            _stop(source, max(0.0, deadline_s - time.monotonic()))
 
     def _add_pushed(self, options: StreamOptions, clock: Clock) -> None:
         if not options.cameras:
@@ -144,6 +145,12 @@ def has_sound(spec: str) -> bool:
             return bool(container.streams.audio)
     except (av.error.FFmpegError, OSError, ValueError):
         return False
+
+
+def _stop(source: Source, timeout_s: float) -> None:
+    # a reader that is being opened at this very moment has a thread that cannot be joined yet
+    with contextlib.suppress(RuntimeError):
+        source.stop(timeout_s=timeout_s)
 
 
 def _camera_name(number: int, n: int) -> str:

@@ -7,6 +7,7 @@ to a helper thread, because it can hang on a device that is gone.
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 import time
@@ -21,11 +22,14 @@ from edgemm.measure.devices import load_sounddevice, quiet_stderr
 PIECE_S = 0.02
 SILENT_S = 0.4
 QUEUE_PIECES = 500
+CLOSE_TIMEOUT_S = 0.4
 OTHER_RATES_HZ = (48_000, 44_100, 32_000, 16_000)
 
 _open_lock = threading.Lock()
 _open_streams = 0
 _scanned = False
+_closing: set[threading.Thread] = set()
+_exiting = threading.Event()
 
 
 def is_microphone(spec: str) -> bool:
@@ -124,12 +128,16 @@ class MicrophoneReader:
             raise TransientSourceError(f"microphone {self._spec} stopped")
 
     def close(self) -> None:
-        """Gives the device back in a helper thread; returns at once."""
+        """Gives the device back in a helper thread; waits for it, but not longer than 0.4 s."""
         stream, self._stream = self._stream, None
-        if stream is not None:
-            threading.Thread(
-                target=_close, args=(stream,), name="edgemm-close-microphone", daemon=True
-            ).start()
+        if stream is None or _exiting.is_set():
+            return
+        helper = threading.Thread(
+            target=_close, args=(stream,), name="edgemm-close-microphone", daemon=True
+        )
+        _closing.add(helper)
+        helper.start()
+        helper.join(CLOSE_TIMEOUT_S)
 
 
 def _close(stream: Any) -> None:
@@ -140,6 +148,23 @@ def _close(stream: Any) -> None:
     finally:
         with _open_lock:
             _open_streams -= 1
+        _closing.discard(threading.current_thread())
+
+
+def _guard_exit(sounddevice: Any) -> None:
+    """PortAudio hangs for ever when it is shut down while a stream is being closed, so at exit
+    closing is waited for, and where it hangs the shutting down is left to the system."""
+    ask_portaudio = sounddevice._exit_handler
+    atexit.unregister(ask_portaudio)
+
+    def shut_down() -> None:
+        _exiting.set()
+        for helper in list(_closing):
+            helper.join(CLOSE_TIMEOUT_S)
+        if not _closing:
+            ask_portaudio()
+
+    atexit.register(shut_down)
 
 
 def _scan(sounddevice: Any) -> None:
@@ -148,6 +173,8 @@ def _scan(sounddevice: Any) -> None:
     That ends all of its streams, so it is done only while none is open.
     """
     global _scanned
+    if not _scanned:
+        _guard_exit(sounddevice)
     if _scanned and _open_streams == 0:
         sounddevice._terminate()
         sounddevice._initialize()

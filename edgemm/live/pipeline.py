@@ -149,8 +149,11 @@ class Pipeline:
             self._end_workers()
         except Exception as error:  # whatever it is, wait() must not hang
             self._fail(as_edgemm_error(error, "the pipeline"))
-        finally:
+        try:
             self._close()
+        except Exception as error:
+            self._fail(as_edgemm_error(error, "the end of the pipeline"))
+        finally:
             self._over.set()
 
     def _begin(self) -> None:
@@ -170,6 +173,7 @@ class Pipeline:
         )
         self._model.warm_up(self.tasks)
         self._open_s = self.clock.now_s()
+        self._stats.started(self._open_s)
         self._start_workers()
         self.inputs.start()
 

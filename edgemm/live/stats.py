@@ -64,6 +64,7 @@ class RunStats:
         self._latency = Histogram()
         self._overhead = Histogram()
         self._stages: dict[str, Histogram] = {}
+        self._start_s = 0.0
         self._first_result_s: float | None = None
         self._last_t_s = 0.0
         self._last_processed = 0
@@ -79,11 +80,16 @@ class RunStats:
         with self._lock:
             self._stages.setdefault(name, Histogram()).add(value_ms)
 
+    def started(self, t_s: float) -> None:
+        """The model is loaded and warm and the sources open: `first_result_s` counts from here."""
+        with self._lock:
+            self._start_s = self._last_t_s = t_s
+
     def result(self, t_s: float) -> None:
         """A result was emitted; the first one is remembered."""
         with self._lock:
             if self._first_result_s is None:
-                self._first_result_s = t_s
+                self._first_result_s = t_s - self._start_s
 
     def stats(
         self,

@@ -119,7 +119,7 @@ def load_sounddevice() -> Any:
     return sounddevice
 
 
-_stderr_lock = threading.Lock()
+_stderr_lock = threading.RLock()
 
 
 @contextlib.contextmanager

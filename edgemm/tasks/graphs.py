@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class Graphs:
             if role not in self._sessions:
                 path = self.bundle.file(self._component(role).file)
                 module = registry.module(self.runtime_of(role))
-                self._sessions[role] = module.load_session(path, self.options)
+                self._sessions[role] = module.load_session(path, self._options(role))
             return self._sessions[role]
 
     def decoder(self) -> Decoder:
@@ -54,10 +54,15 @@ class Graphs:
                 module = registry.module(self.runtime_of("decoder"))
                 path = self.bundle.file(component.file)
                 self._decoder = module.load_decoder(
-                    path, states, self.entry.context, self.options
+                    path, states, self.entry.context, self._options("decoder")
                 )
             self._decoder.reset()
             return self._decoder
+
+    def _options(self, role: str) -> SessionOptions:
+        component = self._component(role)
+        small = component.precision in ("int8", "int4") and component.activations == "float"
+        return replace(self.options, int8_weights=small)
 
     def embed(self) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """ids [B, S] → embeddings [B, S, hidden]."""

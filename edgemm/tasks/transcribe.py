@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgemm.bundle.spec import GenerationSpec, LogMelSpec, RawAudioSpec, TokensSpec
 from edgemm.decoding.generate import Generated, GenerationOptions, LogitsRule, generate
-from edgemm.decoding.whisper import prompt_ids, split_window, timestamp_rule
+from edgemm.decoding.whisper import Span, prompt_ids, split_window, timestamp_rule
 from edgemm.errors import BundleError, InputError
 from edgemm.processing.audio import to_mono_16k
 from edgemm.processing.features import log_mel, raw
@@ -127,7 +127,7 @@ class Transcriber:
         assert isinstance(self._spec, LogMelSpec)
         spec, rate = self._spec, self._spec.sample_rate_hz
         window_frames = round(spec.chunk_s * rate / spec.hop)
-        long = len(samples) > round(spec.chunk_s * rate)
+        long = len(samples) // spec.hop > window_frames
         features = log_mel(samples, spec, whole=long).values
         language_id: int | None = None
         parts: list[_Part] = []
@@ -136,23 +136,28 @@ class Transcriber:
         seek = 0
         while seek < total:
             window = features[:, :, seek : seek + window_frames]
-            size = window.shape[2]
             cross = self._encode({"input_features": _padded(window, window_frames)})
             if seek == 0:
                 language_id = self._language(cross, language)
             out = self._window(cross, language_id, timestamps=long)
             said.append(out)
-            offset_s = seek * spec.hop / rate
-            window_s = size * spec.hop / rate
-            if not long:
-                end_s = min(len(samples) / rate, spec.chunk_s)
-                return [_Part(tuple(out.tokens), 0.0, end_s)], said
-            stamps = self._generation.timestamps
-            assert stamps is not None
-            spans, moved_s = split_window(out.tokens, stamps, window_s)
-            parts += [_Part(s.tokens, offset_s + s.t_start_s, offset_s + s.t_end_s) for s in spans]
-            seek += round(moved_s * rate / spec.hop) or size
+            spans, moved = self._spans(out, window.shape[2])
+            parts += [_moved(s, seek * spec.hop / rate) for s in spans]
+            seek += moved or window.shape[2]
+        if not long:
+            # No times were asked for: what was said was said somewhere in the sound.
+            end_s = min(len(samples) / rate, spec.chunk_s)
+            parts = [_Part(tuple(t for p in parts for t in p.tokens), 0.0, end_s)]
         return parts, said
+
+    def _spans(self, out: Generated, frames: int) -> tuple[list[Span], int]:
+        """The spans of a window of `frames`, and how many frames the next window moves on."""
+        assert isinstance(self._spec, LogMelSpec)
+        stamps, frame_s = self._generation.timestamps, self._spec.hop / self._spec.sample_rate_hz
+        if stamps is None:
+            return [Span(tuple(out.tokens), 0.0, frames * frame_s)], frames
+        spans, moved_s = split_window(out.tokens, stamps, frames * frame_s)
+        return spans, round(moved_s / frame_s)
 
     def _window(self, cross: dict[str, Value], language: int | None, *, timestamps: bool) -> Generated:
         prompt = prompt_ids(self._start, self._generation, language=language, timestamps=timestamps)
@@ -173,6 +178,10 @@ class Transcriber:
         decoder, embed = self._graphs.decoder(), self._graphs.embed()
         logits = as_numpy(decoder.prefill(embed(np.array([[self._start]])), cross=cross))[0, -1]
         return max(known.values(), key=lambda i: float(logits[i]))
+
+
+def _moved(span: Span, offset_s: float) -> _Part:
+    return _Part(span.tokens, offset_s + span.t_start_s, offset_s + span.t_end_s)
 
 
 def _padded(window: NDArray[np.float32], frames: int) -> NDArray[np.float32]:

@@ -20,9 +20,11 @@ class VoiceActivity:
     sample_rate_hz = 16_000
 
     def __init__(self, graphs: Graphs) -> None:
-        self._session = graphs.session("model")
+        self._session = graphs.session("voice_activity")
         self._has_rate = "sr" in self._session.inputs
+        # OpenVINO renames the probability's output after a node inside the graph.
         self._state_output = next(n for n in self._session.outputs if "state" in n.lower())
+        self._output = next(n for n in self._session.outputs if n != self._state_output)
         self.reset()
 
     def reset(self) -> None:
@@ -41,4 +43,4 @@ class VoiceActivity:
         outputs = self._session.run(feeds)
         self._state = as_numpy(outputs[self._state_output])
         self._context = heard[:, -_CONTEXT_SAMPLES:]
-        return float(as_numpy(outputs["output"]).ravel()[0])
+        return float(as_numpy(outputs[self._output]).ravel()[0])

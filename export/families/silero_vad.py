@@ -28,5 +28,5 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
             audio=RawAudioSpec(sample_rate_hz=int(checkpoint.config["sample_rate_hz"])),
             functions={"voice_activity": "silero"},
         ),
-        ready=(ReadyGraph("model", path),),
+        ready=(ReadyGraph("voice_activity", path),),
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from transformers import WhisperForConditionalGeneration
 
 from edgemm.bundle.manifest import Processing
-from edgemm.bundle.spec import GenerationSpec, LogMelSpec, TimestampSpec
+from edgemm.bundle.spec import GenerationSpec, LogMelSpec, TimestampSpec, TokensSpec
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Port
 from edgemm.export.loading import from_pretrained, token_ids
@@ -48,6 +48,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     )
     spec = _log_mel(checkpoint, config)
     frames = 2 * config.max_source_positions
+    tokens = token_ids(traced)
     sound = Port("input_features", torch.float32, ("batch", config.num_mel_bins, frames))
     text, files = tokenizer_files(checkpoint)
 
@@ -60,12 +61,12 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
 
     def reference(example: Example) -> Reference:
         values = torch.from_numpy(feeds(example)["audio_encoder"]["input_features"])
+        settings = original.generation_config
+        # Without a task transformers leaves the task token out where it detects the language.
+        task = {"task": "transcribe"} if getattr(settings, "is_multilingual", False) else {}
         with torch.no_grad():
-            ids = original.generate(input_features=values, do_sample=False, num_beams=1)[0]
-        special = set(original.generation_config.suppress_tokens or ()) | set(
-            range(original.generation_config.eos_token_id, config.vocab_size)
-        )
-        return Reference(tokens=tuple(i for i in ids.tolist() if i not in special))
+            ids = original.generate(input_features=values, do_sample=False, num_beams=1, **task)[0]
+        return Reference(tokens=_said(ids.tolist(), tokens, settings.no_timestamps_token_id))
 
     projections = [(x.encoder_attn.k_proj, x.encoder_attn.v_proj) for x in decoder.layers]
     return ModelPlan(
@@ -79,13 +80,21 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
             embed_plan(decoder.embed_tokens),
         ),
         processing=Processing(audio=spec, text=text),
-        tokens=token_ids(traced),
+        tokens=tokens,
         generation=generation_spec(traced.generation_config, shape.context),
         context=shape.context,
         files=files,
         feeds=feeds,
         reference=reference,
     )
+
+
+def _said(ids: list[int], tokens: TokensSpec, no_timestamps: int) -> tuple[int, ...]:
+    """`ids` between the prompt, which some versions of transformers return, and the end."""
+    if ids[:1] == [tokens.decoder_start]:
+        ids = ids[ids.index(no_timestamps) + 1 :]
+    ends = [i for i, token in enumerate(ids) if token in tokens.eos]
+    return tuple(ids[: ends[0]] if ends else ids)
 
 
 def _log_mel(checkpoint: Checkpoint, config: Any) -> LogMelSpec:

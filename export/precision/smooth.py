@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from edgemm.export.precision.ranges import Feeds, channel_maxima
 
-ALPHA = 0.5
+ALPHA = 0.4
 
 
 def smooth(model: onnx.ModelProto, examples: Sequence[Feeds], alpha: float = ALPHA) -> onnx.ModelProto:

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from edgemm.errors import CheckpointError
 from edgemm.export.precision.ranges import Feeds, clip_limits
 from edgemm.export.precision.smooth import smooth
-from edgemm.export.precision.weights import dequantized_channels, keep_used
+from edgemm.export.precision.weights import dequantized_channels, halved_weight, keep_used
 
 _OPERATORS = ("MatMul", "Gemm", "Conv")
 
@@ -26,11 +26,11 @@ def quantize_static_int8(
     model: onnx.ModelProto,
     examples: Sequence[Feeds],
     *,
-    weight_only_ops: tuple[str, ...] = (),
+    half_ops: tuple[str, ...] = (),
 ) -> onnx.ModelProto:
     """Insert Q/DQ pairs with ranges from `examples` (feeds by input name).
 
-    Operators in `weight_only_ops` get int8 weights alone. Raises CheckpointError without examples.
+    Operators in `half_ops` get fp16 weights instead. Raises CheckpointError without examples.
     """
     if not examples:
         raise CheckpointError(
@@ -40,16 +40,19 @@ def quantize_static_int8(
     graph = out.graph
     weights = {t.name: t for t in graph.initializer}
     chosen = [n for n in graph.node if n.op_type in _OPERATORS and n.input[1] in weights]
-    names = list(dict.fromkeys(n.input[0] for n in chosen if n.op_type not in weight_only_ops))
-    limits = clip_limits(out, names, examples)
-    quantized = {id(n) for n in chosen}
+    halved = {id(n) for n in chosen if n.op_type in half_ops}
+    stored = {id(n) for n in chosen} - halved
+    limits = clip_limits(
+        out, list(dict.fromkeys(n.input[0] for n in chosen if id(n) in stored)), examples
+    )
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
     for node in graph.node:
-        if id(node) in quantized:
-            if node.input[0] in limits and node.op_type not in weight_only_ops:
-                nodes += _activation(graph, node, limits[node.input[0]], done)
+        if id(node) in stored:
+            nodes += _activation(graph, node, limits[node.input[0]], done)
             nodes += dequantized_channels(graph, node, weights[node.input[1]], done)
+        elif id(node) in halved:
+            nodes += halved_weight(graph, node, weights[node.input[1]], done)
         nodes.append(node)
     keep_used(graph, nodes)
     return out

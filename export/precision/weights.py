@@ -44,8 +44,11 @@ def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> BlockedW
     return BlockedWeight(values.reshape(rows, columns), scales, size)
 
 
-def quantize_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace the constant matrices of MatMul, Gemm and the embedding's Gather by blocked int8."""
+def quantize_weights(model: onnx.ModelProto, half_ops: tuple[str, ...] = ()) -> onnx.ModelProto:
+    """Replace the constant matrices of MatMul, Gemm and the embedding's Gather by blocked int8.
+
+    Weights of operators in `half_ops` are stored in fp16.
+    """
     out = onnx.ModelProto()
     out.CopyFrom(model)
     graph = out.graph
@@ -54,7 +57,9 @@ def quantize_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     done: set[str] = set()
     for node in graph.node:
         name = _constant_matrix(node, weights)
-        if name is None:
+        if node.op_type in half_ops and node.input[1] in weights:
+            nodes += [*halved_weight(graph, node, weights[node.input[1]], done), node]
+        elif name is None:
             nodes.append(node)
         elif node.op_type == "Gather":
             nodes += _quantized_gather(graph, node, weights[name], done)
@@ -149,6 +154,22 @@ def dequantized_channels(
     graph.initializer.append(numpy_helper.from_array(values, names[0]))
     graph.initializer.append(numpy_helper.from_array(scales.ravel(), names[1]))
     return [helper.make_node("DequantizeLinear", names, [output], name=output, axis=axis)]
+
+
+def halved_weight(
+    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
+) -> list[onnx.NodeProto]:
+    """Store `node`'s weight as fp16; return the Cast that it now reads. Runtimes fold the cast when they load."""
+    output = f"{tensor.name}.cast"
+    node.input[1] = output
+    if tensor.name in done:
+        return []
+    done.add(tensor.name)
+    values = numpy_helper.to_array(tensor)
+    half = f"{tensor.name}.fp16"
+    graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), half))
+    kind = int(tensor.data_type)
+    return [helper.make_node("Cast", [half], [output], name=output, to=kind)]
 
 
 def _output_axis(node: onnx.NodeProto) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_broken_packets_are_skipped_and_counted(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "torn.mp4", codec="mjpeg", sound=False)
     data = bytearray(path.read_bytes())
     starts = [at for at in range(len(data) - 3) if data[at : at + 3] == b"\xff\xd8\xff"]
-    for start, end in zip(starts[10:15], starts[11:16], strict=True):
+    for start, end in itertools.pairwise(starts[10:16]):
         torn = start + (end - start) // 3
         data[torn:end] = bytes(end - torn)
     path.write_bytes(data)

@@ -12,7 +12,8 @@ import pytest
 
 from edgemm.errors import SourceError
 from edgemm.live.audio_capture import open_audio
-from edgemm.live.capture import VideoCapture, open_video
+from edgemm.live.capture import Patience, VideoCapture, open_video
+from edgemm.live.sources.registry import find_kind
 from edgemm.live.sources.testing import age_s
 from tests.rig import rtsp_camera
 from tests.rig.mjpeg_camera import MjpegCamera
@@ -164,9 +165,17 @@ def test_no_camera_at_the_address() -> None:
     with MjpegCamera() as camera:
         url = camera.url
     watch = Watch()
-    capture = _open(url, watch)
+    capture = VideoCapture(
+        url,
+        name="camera",
+        kind=find_kind(url, video=True),
+        clock=watch.clock,
+        epoch=watch.epoch,
+        on_status=watch.on_status,
+        patience=Patience(never_opened_s=1.0),
+    )
     capture.start()
-    wait_until(lambda: capture.ended, 12)
+    wait_until(lambda: capture.ended, 6)
     assert isinstance(capture.error, SourceError)
     assert "cannot be read" in str(capture.error)
     assert "secret" not in str(capture.error)
@@ -177,7 +186,7 @@ def test_nothing_is_left_after_many_reconnects(mjpeg: MjpegCamera) -> None:
     watch = Watch()
     capture = _open(mjpeg.url, watch)
     with Taker(capture) as taker:
-        for lost in range(1, 6):
+        for lost in range(1, 4):
             seen = len(taker.frames)
             wait_until(lambda seen=seen: len(taker.frames) > seen + 3)  # type: ignore[misc]
             mjpeg.drop()

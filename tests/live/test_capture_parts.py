@@ -232,7 +232,9 @@ def test_stop_does_not_wait_for_a_hung_reader() -> None:
 
 def test_a_reader_that_hangs_in_open_is_an_error() -> None:
     free = threading.Event()
-    capture, _ = _scripted(lambda reader, picture: bool(free.wait(20)) and None, Watch(), open_s=0.3)
+    capture, _ = _scripted(
+        lambda reader, picture: bool(free.wait(20)) and None, Watch(), open_s=0.3
+    )
     capture.start()
     wait_until(lambda: capture.ended, 2)
     assert "gave nothing" in str(capture.error)

@@ -105,7 +105,7 @@ def test_a_microphone_that_is_not_there(mic: PipeMicrophone) -> None:
         assert heard.finish() == 0
     error = heard.of("end")[0]["error"]
     assert "microphone 77: not there" in error
-    assert "microphones found: 0 (default)" in error
+    assert "microphones found: 0 (pulse), 1 (default)" in error
     assert "edgemm devices" in error
 
 

@@ -151,10 +151,11 @@ def test_as_fast_as_possible_drops_nothing(talking_clip):
 def test_a_slow_model_sees_the_newest_frame(silent_clip):
     keep, summary = run(FakeModel(work_s=0.1), cameras=(str(silent_clip),))
     assert summary.captured == 60
-    assert 15 <= summary.processed <= 22
-    assert set(summary.dropped) == {"superseded"}
+    assert 14 <= summary.processed <= 22
+    assert summary.dropped["superseded"] > 30
+    assert set(summary.dropped) <= {"superseded", "stale"}
     ages = sorted(event.latency_ms - event.model_ms for event in keep.of("labels"))
-    assert ages[len(ages) * 3 // 4] < 34 + 10  # a frame's interval and a little
+    assert ages[len(ages) * 3 // 4] < 20  # half of a frame's interval and a little
     assert ages[-1] < 100
 
 

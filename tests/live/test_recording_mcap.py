@@ -134,7 +134,10 @@ def test_events_and_frames_of_a_pipeline(tmp_path: Path) -> None:
     (event,) = read_messages(path, (EVENT,))
     assert event.body == {"type": "labels", "id": 3, "t_s": 0.6}
     (sound,) = read_messages(path, (AUDIO,))
-    assert (sound.topic, sound.body["timestamp"]) == ("/mic", {"sec": 1_700_000_000, "nsec": 400_000_000})
+    assert (sound.topic, sound.body["timestamp"]) == (
+        "/mic",
+        {"sec": 1_700_000_000, "nsec": 400_000_000},
+    )
     (frame,) = _pictures(path)
     assert np.abs(frame.image.astype(int) - 77).max() <= 2
     assert frame.t_media_s == pytest.approx(0.5, abs=1e-6)
@@ -205,7 +208,11 @@ def test_a_full_disk_is_one_error_and_the_rest_is_readable(tmp_path: Path) -> No
         "except StorageError as error:\n    print(error)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert "cannot be written: File too large (free some space" in done.stdout, done.stderr
     assert done.stdout.count("\n") == 1

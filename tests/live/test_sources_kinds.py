@@ -45,7 +45,9 @@ def test_kind_of_a_spec(spec: str, video: bool, kind: str) -> None:
     assert find_kind(spec, video=video).name == kind
 
 
-@pytest.mark.parametrize("spec", ["csi://0", "screen://", "browser://", "elephant", "ftp://a:pw@b/c"])
+@pytest.mark.parametrize(
+    "spec", ["csi://0", "screen://", "browser://", "elephant", "ftp://a:pw@b/c"]
+)
 def test_unknown_spec_lists_what_is_accepted(spec: str) -> None:
     with pytest.raises(SourceError, match="takes:") as caught:
         find_kind(spec, video=True)

@@ -1,7 +1,8 @@
 """What a process that listens to the default microphone hears, one JSON line at a time.
 
 It runs in a process of its own, because PortAudio reads its environment when it is loaded.
-Lines: {"status": [monotonic_s, state, reason]} and {"block": [monotonic_s, t_start_s, gap_s, peak]}.
+Lines: {"status": [monotonic_s, state, reason]}, {"end": {...}} and
+{"block": [monotonic_s, t_start_s, gap_s, peak, now_s]}.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class Listener:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.finish()
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 RATE_HZ = 16_000
 _ALSA = (
-    'pcm.!default {{ type pulse device "{name}" hint {{ show on description "test microphone" }} }}\n'
+    'pcm.!default {{ type pulse device "{name}" '
+    'hint {{ show on description "test microphone" }} }}\n'
     "ctl.!default {{ type pulse }}\n"
 )
 
@@ -78,7 +79,10 @@ class PipeMicrophone:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self._stopping.set()
         if self._feeder is not None:

@@ -22,6 +22,7 @@ from edgemm.live.overlay import label_name
 from edgemm.live.sinks.base import Item, SinkContext, SinkLimits
 
 _LABELS_EVERY_S = 0.5
+_GUESS = 0.2
 _COLOURS = {
     "sees": "cyan", "hears": "green", "answers": "magenta", "error": "bold red", "source": "dim",
 }  # fmt: skip
@@ -30,8 +31,8 @@ _COLOURS = {
 class TextSink:
     """Writes to a text stream, coloured where that is a terminal.
 
-    A label is written when another one comes first than before, at most twice a second, so a
-    picture that stays the same stays one line.
+    A label is written when another one comes first than before and is not a mere guess, at most
+    twice a second, so a picture that stays the same stays one line.
     """
 
     name = "text"
@@ -70,7 +71,7 @@ class TextSink:
             return
         first = event.labels[0]
         recent = event.t_s - self._labels_s.get(event.source, -1e9) < _LABELS_EVERY_S
-        if recent or self._first_label.get(event.source) == first.label:
+        if recent or first.score < _GUESS or self._first_label.get(event.source) == first.label:
             return
         self._first_label[event.source], self._labels_s[event.source] = first.label, event.t_s
         self._write(event, "sees", f"{label_name(first.label)}  {first.score:.2f}")

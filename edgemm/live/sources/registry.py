@@ -10,7 +10,35 @@ from edgemm.live import microphone
 from edgemm.live.sources import encoded, file, folder, network, none, recording, testing, v4l2
 from edgemm.live.sources.base import AudioReader, SourceKind, VideoReader, Wish, redact
 
-_MEDIA = frozenset([".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".gif", ".h264", ".264", ".hevc", ".mjpeg", ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".wma"])
+_MEDIA = frozenset(
+    [
+        ".mp4",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".m4v",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".flv",
+        ".wmv",
+        ".gif",
+        ".h264",
+        ".264",
+        ".hevc",
+        ".mjpeg",
+        ".wav",
+        ".mp3",
+        ".flac",
+        ".ogg",
+        ".opus",
+        ".m4a",
+        ".aac",
+        ".wma",
+    ]
+)
 
 
 def _is_path(spec: str) -> bool:

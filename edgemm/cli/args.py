@@ -1,0 +1,88 @@
+"""Options that several verbs share, and the small formats that they take."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgemm.cli.shared import Io
+from edgemm.errors import BundleError, UsageError
+
+if TYPE_CHECKING:
+    from edgemm.bundle.opening import Bundle
+    from edgemm.model import Model
+
+BundleArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="BUNDLE", help="A bundle; without it, the embedded default."),
+]
+RuntimeOption = Annotated[
+    str, typer.Option("--runtime", help="auto, or one that doctor lists.", metavar="NAME")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="The runtime's device: CPU, GPU, NPU.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="0 lets the runtime decide.")]
+
+_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|min|h)?\s*")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, None: 1.0}
+
+
+def seconds(text: str | None, option: str) -> float | None:
+    """ "0.5s", "500ms", "2m" or "3" (seconds) → seconds. Raises UsageError."""
+    if text is None:
+        return None
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{option} takes a duration, not {text!r}", hint="such as 500ms, 10s, 2m")
+    return float(found[1]) * _UNIT_S[found[2]]
+
+
+def size_px(text: str | None) -> tuple[int, int] | None:
+    """ "1280x720" → (1280, 720). Raises UsageError."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", text)
+    if found is None or not int(found[1]) or not int(found[2]):
+        raise UsageError(f"--size takes WIDTHxHEIGHT, not {text!r}", hint="such as 1280x720")
+    return int(found[1]), int(found[2])
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """ "classify,transcribe" → its parts; None where nothing was given."""
+    if text is None:
+        return None
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether this is meant as a bundle: a directory with a manifest, or a `.edgemm` file."""
+    return path.suffix == ".edgemm" or (path / "edgemm.json").is_file()
+
+
+def open_or_default(io: Io, bundle: Path | None) -> Bundle:
+    """The bundle; the embedded default one, said so, where none was given."""
+    from edgemm.bundle.opening import open_bundle
+    from edgemm.model import default_bundle_path
+
+    if bundle is not None:
+        return open_bundle(bundle)
+    path = default_bundle_path()
+    if not Path(path).is_dir():
+        raise BundleError(
+            "this edgemm carries no default bundle", hint="run: edgemm export --int8 -o bundle"
+        )
+    io.note("using the embedded default bundle")
+    return open_bundle(path)
+
+
+def load(
+    io: Io, bundle: Path | None, *, runtime: str = "auto", device: str = "CPU", threads: int = 0
+) -> Model:
+    """The model of a bundle; the embedded default one, said so, where none was given."""
+    from edgemm.model import Model
+    from edgemm.runtimes.base import SessionOptions
+
+    opened = open_or_default(io, bundle)
+    return Model(opened, runtime=runtime, options=SessionOptions(device=device, threads=threads))

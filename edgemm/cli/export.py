@@ -1,0 +1,140 @@
+"""`edgemm export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgemm.cli.shared import Io
+from edgemm.cli.shared import verb as as_verb
+from edgemm.errors import CheckpointError, UsageError, missing_extra
+
+if TYPE_CHECKING:
+    from edgemm.bundle.manifest import Precision
+    from edgemm.export.pipeline import ExportReport
+
+
+def export(
+    io: Io,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A checkpoint's directory; in a clone, without it, the project's own.",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the bundle goes.")] = Path(
+        "bundle"
+    ),
+    fp16: Annotated[bool, typer.Option("--fp16", help="Weights in half precision.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and encoders.")] = False,
+    calib: Annotated[
+        list[Path] | None,
+        typer.Option("--calib", help="Pictures, sounds, videos or folders for --int8. Repeatable."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+    ] = False,
+    list_families: Annotated[
+        bool, typer.Option("--list-families", help="Print what export knows and stop.")
+    ] = False,
+) -> None:
+    """A checkpoint becomes a bundle: traced, compared with the original, quantized."""
+    if list_families:
+        _list_families(io)
+        return
+    if fp16 and int8:
+        raise UsageError("--fp16 and --int8 contradict each other", hint="give one of them")
+    precision: Precision = "int8" if int8 else "fp16" if fp16 else "fp32"
+    source, data = _source(checkpoint, calib or [])
+    if int8 and not data:
+        raise CheckpointError(
+            "--int8 needs real examples for its activation ranges",
+            hint="add --calib PATH: pictures, sounds or videos like those that it will meet",
+        )
+    pipeline: Any = _library("pipeline")
+    with io.progress() as tell:
+        report = pipeline.export(
+            source,
+            output,
+            precision=precision,
+            calibrate_on=data,
+            overwrite=overwrite,
+            progress=tell,
+        )
+    _tell(io, report)
+
+
+def _library(name: str) -> Any:
+    """A module of the export half. Raises RuntimeUnavailable where the extra is not installed."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"edgemm.export.{name}")
+    except ImportError as error:
+        package = (error.name or "torch").split(".")[0]
+        raise missing_extra(package, "export", error) from error
+
+
+def _source(checkpoint: Path | None, calib: list[Path]) -> tuple[Path, list[Path]]:
+    if checkpoint is not None:
+        return checkpoint, calib
+    own = samples()
+    if own is None:
+        raise CheckpointError(
+            "no checkpoint was given, and an installed edgemm does not carry its own",
+            hint="git clone edgemm's repository and run it there, or run: edgemm export CHECKPOINT",
+        )
+    return own / "checkpoint", calib or [own / "clip" / "clip.mp4"]
+
+
+def samples() -> Path | None:
+    """The samples of the clone that edgemm runs from; None for an installed wheel."""
+    import edgemm.export
+
+    root = Path(edgemm.export.__file__).resolve().parent.parent / "samples"
+    return root if (root / "checkpoint" / "config.json").is_file() else None
+
+
+def _list_families(io: Io) -> None:
+    families = _library("families")
+    known = {name: families.find(name).TASKS for name in families.names()}
+    io.document({"families": [{"model_type": n, "tasks": list(t)} for n, t in known.items()]})
+    for name, tasks in known.items():
+        io.show(f"{name:<20} {', '.join(tasks)}")
+
+
+def _tell(io: Io, report: ExportReport) -> None:
+    from edgemm.measure.reporting import export_document
+
+    document = export_document(report)
+    io.document(document)
+    if io.json:
+        return
+    from edgemm.cli.tables import size, table
+
+    parts = table("", "component", "precision", ">bytes", ">max abs", ">cosine")
+    for c in document["components"]:
+        compared = c["parity_cosine"] is not None
+        numbers = (
+            (f"{c['parity_max_abs']:.1e}", f"{c['parity_cosine']:.5f}") if compared else ("", "")
+        )
+        parts.add_row(c["name"], c["precision"], size(c["bytes"]), *numbers)
+    gates = table("", "task", "metric", ">original", ">bundle", ">examples", ">tokens equal")
+    for g in document["gates"]:
+        equal = document["tokens_equal"].get(g["model"])
+        gates.add_row(
+            f"{g['model']}: {g['task']}", g["metric"], f"{g['before']:.2f}", f"{g['after']:.2f}",
+            str(g["n"]), "" if equal is None else f"{100 * equal:.0f} %",
+        )  # fmt: skip
+    io.show(parts, "", *([gates, ""] if document["gates"] else []))
+    share = report.bytes / max(1, report.checkpoint_bytes_fp32)
+    io.show(
+        f"{report.bundle}: {size(report.bytes)}, {share:.2f} of the checkpoint's fp32, "
+        f"in {report.seconds:.0f} s with {report.peak_rss_mb:.0f} MB of memory"
+    )
+
+
+verb = as_verb(export)

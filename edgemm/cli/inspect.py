@@ -1,0 +1,90 @@
+"""`edgemm inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgemm.cli.shared import Io
+from edgemm.cli.shared import verb as as_verb
+
+if TYPE_CHECKING:
+    from edgemm.measure.inspection import Inspection
+
+NOT_USABLE = 3
+
+
+def inspect(
+    io: Io,
+    path: Annotated[Path, typer.Argument(help="A checkpoint's directory, or a bundle.")],
+) -> None:
+    """A checkpoint or a bundle: family, components, bytes, checks. Verifies every hash."""
+    from edgemm.measure.inspection import inspect as look
+
+    found = look(path)
+    io.document(asdict(found))
+    if not io.json:
+        io.show(_head(found), "", _components(found), *_checks(found))
+        if found.kind == "bundle":
+            io.show("\nevery file has the hash that the manifest gives")
+    if not found.usable:
+        for problem in found.problems:
+            io.note(f"error: {problem}")
+        raise typer.Exit(NOT_USABLE)
+
+
+def _head(found: Inspection) -> Any:
+    from edgemm.cli.tables import count, size, table
+
+    head = table("", "", "")
+    head.show_header = False
+    head.add_row(found.kind, found.path)
+    head.add_row("family", found.model_type)
+    head.add_row("tasks", ", ".join(found.tasks) or "unknown")
+    head.add_row("parameters", count(found.parameters))
+    head.add_row("bytes", size(found.bytes))
+    word = "weights" if found.kind == "bundle" else "would take"
+    sizes = (f"{p} {size(n)}" for p, n in found.bytes_per_precision.items())
+    head.add_row(word, ", ".join(sizes))
+    return head
+
+
+def _components(found: Inspection) -> Any:
+    from edgemm.cli.tables import count, size, table
+
+    columns = ("component", "family", "precision", ">parameters", ">bytes", ">max abs", ">cosine")
+    shown = table("", *columns)
+    for c in found.components:
+        shown.add_row(
+            c.name,
+            c.model_type,
+            c.precision,
+            count(c.parameters),
+            size(c.bytes),
+            "" if c.parity_max_abs is None else f"{c.parity_max_abs:.1e}",
+            "" if c.parity_cosine is None else f"{c.parity_cosine:.5f}",
+        )
+    return shown
+
+
+def _checks(found: Inspection) -> list[Any]:
+    from edgemm.cli.tables import table
+
+    if not found.checks:
+        return []
+    shown = table("", "task", "metric", ">original", ">bundle", ">examples")
+    for check in found.checks:
+        shown.add_row(
+            f"{check['model']}: {check['task']}",
+            str(check["metric"]),
+            f"{check['before']:.2f}",
+            f"{check['after']:.2f}",
+            str(check["n"]),
+        )
+    return ["", shown]
+
+
+verb = as_verb(inspect)

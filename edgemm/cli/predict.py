@@ -1,0 +1,72 @@
+"""`edgemm predict`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgemm.cli import args
+from edgemm.cli.shared import Io
+from edgemm.cli.shared import verb as as_verb
+from edgemm.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgemm.measure.predict import LabelsAt, Prediction
+
+
+def predict(
+    io: Io,
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="[BUNDLE] FILE…", help="Pictures, sounds and videos."),
+    ],
+    task: Annotated[str | None, typer.Option("--task", help="One task instead of all.")] = None,
+    question: Annotated[str | None, typer.Option("--question", help="Asked of pictures.")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many labels.")] = 5,
+    runtime: args.RuntimeOption = "auto",
+    device: args.DeviceOption = "CPU",
+    threads: args.ThreadsOption = 0,
+) -> None:
+    """Pictures, sound or video in, results out."""
+    bundle, paths = (files[0], files[1:]) if args.is_bundle(files[0]) else (None, files)
+    if not paths:
+        raise UsageError("there is no file to look at", hint="run: edgemm predict BUNDLE FILE")
+    from edgemm.measure.predict import predict as look
+
+    with args.load(io, bundle, runtime=runtime, device=device, threads=threads) as model:
+        results = []
+        with io.progress() as tell:
+            for number, path in enumerate(paths):
+                tell(path.name, number / len(paths))
+                results.append(look(model, path, task=task, question=question, top=top))
+        io.document({"bundle": str(model.bundle.path), "results": [asdict(r) for r in results]})
+    for result in results:
+        _show(io, result)
+
+
+def _show(io: Io, result: Prediction) -> None:
+    io.show(result.file)
+    previous = ""
+    for at in result.labels:
+        line = _labels(at)
+        if result.kind == "image":
+            io.show(*(f"  {x.score:5.2f}  {x.label}" for x in at.labels))
+        elif at.labels and at.labels[0].label != previous:
+            previous = at.labels[0].label
+            io.show(f"  {at.t_s:6.1f} s  {line}")
+    if result.transcript is not None:
+        for segment in result.transcript.segments:
+            io.show(f"  {segment.t_start_s:6.1f} s  “{segment.text}”")
+    for said in (result.caption, result.answer):
+        if said is not None:
+            io.show(f"  {said.text}")
+
+
+def _labels(at: LabelsAt) -> str:
+    return ", ".join(f"{x.label} {x.score:.2f}" for x in at.labels[:2])
+
+
+verb = as_verb(predict)

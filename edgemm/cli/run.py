@@ -1,0 +1,161 @@
+"""`edgemm run`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from edgemm.cli import args
+from edgemm.cli.shared import Io
+from edgemm.cli.shared import verb as as_verb
+from edgemm.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgemm.live.sinks.base import Sink
+
+HERE = Path("bundle")
+
+
+Bundle = Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="BUNDLE", help="Without it ./bundle if there is one, else the embedded default."
+        ),
+    ]
+Camera = Annotated[
+        list[str] | None,
+        typer.Option("--camera", help="0, /dev/video2, a file, rtsp://…, test://… Repeatable."),
+    ]
+Mic = Annotated[
+        str | None,
+        typer.Option("--mic", help="default, a name's part, a file, none."),
+    ]
+Task = Annotated[
+        str | None, typer.Option("--task", help="classify, transcribe, answer; by commas.")
+    ]
+Ask = Annotated[
+        list[str] | None, typer.Option("--ask", help="A question about the picture. Repeatable.")
+    ]
+Every = Annotated[
+        str | None, typer.Option("--every", help="Least time between two frames: 0.5s.")
+    ]
+Size = Annotated[str | None, typer.Option("--size", help="Of the camera: 1280x720.")] = None,
+    fps: Annotated[float | None, typer.Option("--fps", help="Of the camera.")] = None,
+    score_min: Annotated[
+        float, typer.Option("--score-min", min=0.0, max=1.0, help="Labels below are left out.")
+    ]
+MaxNewTokens = Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Bound of an answer.")
+    ]
+Record = Annotated[
+        list[Path] | None,
+        typer.Option("--record", help="out.mp4 (annotated), out.mcap, out.jpg. Repeatable."),
+    ]
+MaxFrames = Annotated[
+        int | None, typer.Option("--max-frames", help="End after so many frames looked at.")
+    ]
+Duration = Annotated[str | None, typer.Option("--duration", help="End after 10s, 2m.")] = None,
+    as_fast_as_possible: Annotated[
+        bool, typer.Option("--as-fast-as-possible", help="Files without pauses or drops.")
+    ]
+
+
+def run(
+    io: Io,
+    bundle: Bundle = None,
+    camera: Camera = None,
+    mic: Mic = None,
+    task: Task = None,
+    ask: Ask = None,
+    every: Every = None,
+    size: Size = 0.0,
+    max_new_tokens: MaxNewTokens = 64,
+    runtime: args.RuntimeOption = "auto",
+    device: args.DeviceOption = "CPU",
+    threads: args.ThreadsOption = 0,
+    record: Record = None,
+    max_frames: MaxFrames = None,
+    duration: Duration = False,
+) -> None:
+    """The live pipeline: what the cameras see and the microphone hears, as it happens."""
+    from edgemm.live.options import StreamOptions
+    from edgemm.live.pipeline import Pipeline
+
+    options = StreamOptions(
+        cameras=tuple(camera or ()),
+        mic=mic,
+        tasks=args.names(task),
+        ask=tuple(ask or ()),
+        every_s=args.seconds(every, "--every") or 0.0,
+        size_px=args.size_px(size),
+        fps=fps,
+        score_min=score_min,
+        max_new_tokens=max_new_tokens,
+        max_frames=max_frames,
+        duration_s=args.seconds(duration, "--duration"),
+        as_fast_as_possible=as_fast_as_possible,
+    )
+    if not (options.open_cameras or options.mic not in (None, "none")):
+        raise UsageError("neither a camera nor a microphone", hint="give --camera or --mic")
+    sinks = [*_screen(io), *map(_recorder, record or ())]
+    model = args.load(io, bundle or _here(io), runtime=runtime, device=device, threads=threads)
+    Pipeline(model, options, sinks).run()
+
+
+def _here(io: Io) -> Path | None:
+    if not args.is_bundle(HERE):
+        return None
+    io.note(f"using ./{HERE}")
+    return HERE
+
+
+def _screen(io: Io) -> list[Sink]:
+    """Events on stdout: as JSON lines, or as lines for people."""
+    from edgemm.live.sinks.jsonl import JsonlSink
+    from edgemm.live.sinks.text import TextSink
+
+    if io.json:
+        return [JsonlSink(_Watched(sys.stdout, io))]  # type: ignore[arg-type]
+    return [] if io.quiet else [TextSink(sys.stdout)]
+
+
+class _Watched:
+    """stdout that remembers when its reader has gone, which ends the command quietly."""
+
+    def __init__(self, out: IO[str], io: Io) -> None:
+        self._out, self._io = out, io
+
+    def write(self, text: str) -> None:
+        self._do(self._out.write, text)
+
+    def flush(self) -> None:
+        self._do(self._out.flush)
+
+    def _do(self, what: Callable[..., object], *values: str) -> None:
+        try:
+            what(*values)
+        except BrokenPipeError:
+            self._io.settings.reader_gone = True
+            raise
+
+
+def _recorder(path: Path) -> Sink:
+    from edgemm.live.sinks.picture import SUFFIXES, PictureSink
+    from edgemm.live.sinks.recording import McapSink
+    from edgemm.live.sinks.video import VideoSink
+
+    suffix = path.suffix.lower()
+    if suffix == ".mcap":
+        return McapSink(path)
+    if suffix in SUFFIXES:
+        return PictureSink(path)
+    if suffix == ".mp4":
+        return VideoSink(path)
+    raise UsageError(f"--record cannot write {path.name}", hint="end it in .mp4, .mcap or .jpg")
+
+
+verb = as_verb(run)

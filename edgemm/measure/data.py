@@ -1,0 +1,89 @@
+"""Data sets: `metadata.jsonl` (the Hugging Face folder convention), or one folder a class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgemm.errors import InputError, SourceError
+from edgemm.processing.media import sniff
+
+METADATA = "metadata.jsonl"
+_FIELDS = ("image", "audio", "file_name")
+_TEXTS = ("text", "label")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example. `where` names it in errors ("metadata.jsonl line 3")."""
+
+    path: Path
+    where: str
+    text: str | None = None
+    label: str | None = None
+
+
+def read_rows(data: Path, *, limit: int | None = None) -> list[Row]:
+    """The examples of a data set, in order, at most `limit`.
+
+    Raises SourceError where `data` is no data set, InputError that names the line of a torn or
+    useless row.
+    """
+    if not data.is_dir():
+        what = "is a file" if data.exists() else "does not exist"
+        raise SourceError(f"{data} {what}", hint=f"give a directory with {METADATA}")
+    rows = _metadata(data) if (data / METADATA).is_file() else _folders(data)
+    found = [row for row, _ in zip(rows, range(limit) if limit else iter(int, 1), strict=False)]
+    if not found:
+        raise SourceError(
+            f"{data} has no examples", hint=f"give a directory with {METADATA}, or a folder a class"
+        )
+    return found
+
+
+def _metadata(data: Path) -> Iterator[Row]:
+    with (data / METADATA).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _row(data, line, f"{data / METADATA} line {number}")
+
+
+def _row(data: Path, line: bytes, where: str) -> Row:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON: {error}", hint="mend or delete the line") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{where} is not a JSON object", hint='such as {"image": …, "label": …}')
+    name = next((values[f] for f in _FIELDS if values.get(f)), None)
+    if not isinstance(name, str):
+        raise InputError(f"{where} names no file", hint=f"give one of {', '.join(_FIELDS)}")
+    path = data / name
+    if not path.resolve().is_relative_to(data.resolve()):
+        raise InputError(f"{where} points outside the data set: {name}", hint="copy the file in")
+    if not path.is_file():
+        raise InputError(f"{where} names {name}, which is missing", hint=f"paths begin at {data}")
+    return Row(path, where, **{key: _text(values, key, where) for key in _TEXTS})
+
+
+def _text(values: dict[str, Any], key: str, where: str) -> str | None:
+    value = values.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    raise InputError(f"{where}: {key} is {value!r}, a text was expected", hint="write it in quotes")
+
+
+def _folders(data: Path) -> Iterator[Row]:
+    for folder in sorted(p for p in data.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and _is_picture(p)):
+            yield Row(path, str(path), label=folder.name.replace("_", " "))
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        return sniff(path) == "image"
+    except SourceError:
+        return False

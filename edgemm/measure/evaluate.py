@@ -1,0 +1,133 @@
+"""The metric of a bundle's task on a data set: word error rate, or right first labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgemm.bundle.files import write_atomically
+from edgemm.errors import EdgemmError, InputError
+from edgemm.measure.data import Row, read_rows
+from edgemm.measure.metrics import top1, wer
+from edgemm.processing.audio import load_audio
+
+if TYPE_CHECKING:
+    from edgemm.model import Model
+
+Progress = Callable[[str, float], None]
+# Metric → +1 where more is worse.
+_WORSE = {"wer": 1.0, "top1": -1.0}
+
+
+@dataclass(frozen=True)
+class Example:
+    """What was expected of one row and what was said, by bundle ("this" and, compared, "other")."""
+
+    file: str
+    task: str
+    expected: str
+    said: str
+    other: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`metrics` in percent; `drop` is how much worse than `against` they are, in points."""
+
+    metrics: dict[str, float]
+    n: int
+    examples: tuple[Example, ...]
+    against: dict[str, float] | None = None
+    drop: dict[str, float] | None = None
+
+
+def evaluate(
+    model: Model,
+    data: Path,
+    *,
+    other: Model | None = None,
+    limit: int | None = None,
+    progress: Progress = lambda _what, _share: None,
+) -> Evaluation:
+    """Run `model` (and `other`) over the rows of `data`.
+
+    Rows with `text` give `wer`, rows with `label` give `top1`. Raises InputError that names the row
+    for one that no task fits or whose file is unusable, TaskUnavailable where the bundle cannot do
+    what the rows ask.
+    """
+    rows = read_rows(data, limit=limit)
+    tasks = [_task(row) for row in rows]
+    examples = []
+    for number, (row, task) in enumerate(zip(rows, tasks, strict=True)):
+        progress(row.path.name, number / len(rows))
+        expected = _expected(model, row, task)
+        said = [_say(m, row, task) for m in (model, other) if m is not None]
+        examples.append(Example(str(row.path), task, expected, *said))
+    metrics = _metrics(examples, [e.said for e in examples])
+    if other is None:
+        return Evaluation(metrics, len(rows), tuple(examples))
+    against = _metrics(examples, [e.other or "" for e in examples])
+    drop = {name: _WORSE[name] * (metrics[name] - against[name]) for name in metrics}
+    return Evaluation(metrics, len(rows), tuple(examples), against, drop)
+
+
+def write_examples(path: Path, evaluation: Evaluation) -> None:
+    """One JSON line an example. Raises StorageError."""
+    lines = []
+    for e in evaluation.examples:
+        line = {key: value for key, value in asdict(e).items() if value is not None}
+        lines.append(json.dumps(line, ensure_ascii=False))
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _task(row: Row) -> str:
+    if row.label is not None:
+        return "classify"
+    if row.text is not None:
+        return "transcribe"
+    raise InputError(f"{row.where} has neither a text nor a label", hint="add one of them")
+
+
+def _expected(model: Model, row: Row, task: str) -> str:
+    if task == "transcribe":
+        return row.text or ""
+    names: Sequence[str] = model.task("classify").names
+    wanted = _plain(row.label or "")
+    for name in names:
+        if wanted in {_plain(name), *(_plain(part) for part in name.split(","))}:
+            return name
+    import difflib
+
+    near = difflib.get_close_matches(row.label or "", names, n=3, cutoff=0.6)
+    raise InputError(
+        f"{row.where}: {row.label!r} is none of the {len(names)} labels of {model.name}",
+        hint=f"the nearest are {', '.join(near)}" if near else "use the labels of the checkpoint",
+    )
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.replace("_", " ").casefold().split())
+
+
+def _say(model: Model, row: Row, task: str) -> str:
+    model.bundle.model_for(task)
+    try:
+        if task == "classify":
+            return model.classify(row.path, top=1).labels[0].label
+        samples, rate_hz = load_audio(row.path)
+        return model.transcribe(samples, sample_rate_hz=rate_hz).text
+    except EdgemmError as error:
+        error.message = f"{row.where}: {error.message}"
+        raise
+
+
+def _metrics(examples: Sequence[Example], said: Sequence[str]) -> dict[str, float]:
+    metrics = {}
+    for task, name, measure in (("transcribe", "wer", wer), ("classify", "top1", top1)):
+        pairs = [(e.expected, s) for e, s in zip(examples, said, strict=True) if e.task == task]
+        if pairs:
+            metrics[name] = round(measure([p[0] for p in pairs], [p[1] for p in pairs]), 4)
+    return metrics

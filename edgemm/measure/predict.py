@@ -1,0 +1,128 @@
+"""One file in, everything that a bundle can say about it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgemm.errors import EdgemmError, InputError, TaskUnavailable
+from edgemm.processing.audio import load_audio
+from edgemm.processing.image import to_rgb
+from edgemm.processing.media import iter_video, sniff
+from edgemm.results import Answer, Caption, Label, Transcript
+
+if TYPE_CHECKING:
+    from edgemm.model import Model
+
+# What each kind of file can be asked; the order is the one of the results.
+TASKS_OF = {
+    "image": ("classify", "caption", "answer"),
+    "audio": ("transcribe",),
+    "video": ("classify", "transcribe", "answer"),
+}
+SAMPLE_EVERY_S = 1.0
+ANSWER_FRAMES = 4
+
+
+@dataclass(frozen=True)
+class LabelsAt:
+    """The labels of one frame, `t_s` seconds into the video; 0 for a picture."""
+
+    t_s: float
+    labels: tuple[Label, ...]
+    model_ms: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was said about one file. What was not asked or does not fit its kind is None."""
+
+    file: str
+    kind: str
+    labels: tuple[LabelsAt, ...] = ()
+    transcript: Transcript | None = None
+    caption: Caption | None = None
+    answer: Answer | None = None
+
+
+def predict(
+    model: Model,
+    path: Path,
+    *,
+    task: str | None = None,
+    question: str | None = None,
+    top: int = 5,
+) -> Prediction:
+    """Everything that `model` can say about a picture, a sound or a video, or `task` alone.
+
+    A video gives the transcript of its sound and the labels of one frame a second. Raises
+    SourceError for a file that cannot be read, TaskUnavailable where the model or the kind of file
+    does not fit the task.
+    """
+    kind = sniff(path)
+    tasks = _tasks(model, kind, task, question, path)
+    done: dict[str, Any] = {}
+    frames = _frames(path, kind) if {"classify", "answer", "caption"} & set(tasks) else []
+    if "classify" in tasks:
+        done["labels"] = tuple(_labels(model, image, t_s, top) for image, t_s in frames)
+    if "transcribe" in tasks:
+        done["transcript"] = _transcript(model, path, required=kind == "audio" or task is not None)
+    if "caption" in tasks:
+        done["caption"] = model.caption(frames[0][0])
+    if "answer" in tasks:
+        step = max(1, len(frames) // ANSWER_FRAMES)
+        asked = [image for image, _ in frames[::step]][:ANSWER_FRAMES]
+        done["answer"] = model.answer(asked, question or "")
+    return Prediction(file=str(path), kind=kind, **done)
+
+
+def _tasks(
+    model: Model, kind: str, task: str | None, question: str | None, path: Path
+) -> tuple[str, ...]:
+    fitting = TASKS_OF[kind]
+    if task == "answer" and not question:
+        raise InputError("there is no question to answer", hint="add --question TEXT")
+    if task is not None:
+        if task not in fitting:
+            raise TaskUnavailable(
+                f"{path} ({kind}) cannot be given to the task {task!r}",
+                hint=f"for this file there are: {', '.join(fitting)}",
+            )
+        model.bundle.model_for(task)
+        return (task,)
+    if question:
+        model.bundle.model_for("answer")
+    wanted = tuple(t for t in fitting if t in model.tasks and (t != "answer" or question))
+    if not wanted:
+        raise TaskUnavailable(
+            f"{model.name} can do nothing with {path} ({kind}): it can {', '.join(model.tasks)}",
+            hint="use another bundle or another file",
+        )
+    return wanted
+
+
+def _frames(path: Path, kind: str) -> list[tuple[Any, float]]:
+    if kind == "image":
+        return [(to_rgb(path), 0.0)]
+    frames: list[tuple[Any, float]] = []
+    for frame in iter_video(path):
+        if not frames or frame.t_s - frames[-1][1] >= SAMPLE_EVERY_S - 1e-3:
+            frames.append((frame.image, frame.t_s))
+    return frames
+
+
+def _labels(model: Model, image: Any, t_s: float, top: int) -> LabelsAt:
+    found = model.classify(image, top=top)
+    return LabelsAt(round(t_s, 3), found.labels, found.model_ms)
+
+
+def _transcript(model: Model, path: Path, *, required: bool) -> Transcript | None:
+    """A video without sound has no transcript, which is an error only where it was asked for."""
+    try:
+        samples, rate_hz = load_audio(path)
+    except EdgemmError:
+        if required:
+            raise
+        return None
+    return model.transcribe(samples, sample_rate_hz=rate_hz)

@@ -1,0 +1,92 @@
+"""The default bundle against the same weights in transformers fp32: real speech, real pictures. Slow tier."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import edgemm
+from edgemm.export import families
+from edgemm.export.checkpoint import find_checkpoint
+from edgemm.export.model_plan import Example
+from edgemm.measure.metrics import wer
+from edgemm.processing.audio import load_audio, to_mono_16k
+from edgemm.processing.image import to_rgb
+from tests.rig.pictures import kinds, real_pictures
+from tests.rig.speech import flite_corpus, librivox_clips
+
+pytestmark = pytest.mark.slow
+
+MAX_WER_LOSS_POINTS = 0.7
+MAX_RUNTIME_DIFFERENCE_PERCENT = 0.5
+MIN_TOP1_PERCENT = 97.0
+MARGIN = 0.1
+WORDS = 2000
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+@dataclasses.dataclass
+class Speech:
+    samples: list[np.ndarray]
+    said: list[str]
+    original: list[str]
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory, repository) -> Speech:
+    clips = librivox_clips() + flite_corpus(tmp_path_factory.mktemp("speech"), WORDS)
+    samples = [to_mono_16k(*load_audio(path)) for path, _ in clips]
+    plan = families.find("moonshine").plan(find_checkpoint(repository / "samples/checkpoint/speech"))
+    with edgemm.load(runtime="onnxruntime") as model:
+        decode = model.task("transcribe").tokenizer.decode
+        original = [decode(list(plan.reference(Example(audio=s)).tokens)) for s in samples]
+    return Speech(samples, [text for _, text in clips], original)
+
+
+@pytest.fixture(scope="module")
+def heard(speech) -> dict[str, list[str]]:
+    texts = {}
+    for runtime in RUNTIMES:
+        with edgemm.load(runtime=runtime) as model:
+            texts[runtime] = [model.transcribe(s).text for s in speech.samples]
+    return texts
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_int8_hears_as_well_as_fp32(speech, heard, runtime, record_property):
+    before, after = wer(speech.said, speech.original), wer(speech.said, heard[runtime])
+    record_property("wer", {"fp32": before, runtime: after})
+    print(f"WER fp32 {before:.2f}, int8 on {runtime} {after:.2f}")
+    assert after <= before + MAX_WER_LOSS_POINTS
+
+
+def test_runtimes_hear_the_same(heard):
+    difference = wer(heard["onnxruntime"], heard["openvino"])
+    print(f"words that differ between runtimes: {difference:.2f} %")
+    assert difference <= MAX_RUNTIME_DIFFERENCE_PERCENT
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_int8_sees_what_fp32_sees(tmp_path, repository, runtime):
+    pictures = real_pictures(tmp_path, 400)
+    plan = families.find("efficientnet-lite0").plan(
+        find_checkpoint(repository / "samples/checkpoint/labels")
+    )
+    with edgemm.load(runtime=runtime) as model:
+        task = model.task("classify")
+        sure, wrong = 0, []
+        for path in pictures:
+            image = to_rgb(path)
+            fp32 = plan.reference(Example(image=image)).probabilities
+            second, first = np.sort(fp32)[-2:]
+            if first - second <= MARGIN:
+                continue
+            sure += 1
+            int8 = task.probabilities(image)
+            if int8.argmax() != fp32.argmax():
+                wrong.append((path.name, task.names[fp32.argmax()], task.names[int8.argmax()]))
+    print(f"{kinds(pictures)}: {sure} sure, disagreements on {runtime}: {wrong}")
+    assert sure >= 200
+    assert 100 * (1 - len(wrong) / sure) >= MIN_TOP1_PERCENT, wrong
+
+

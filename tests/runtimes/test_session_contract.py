@@ -1,0 +1,223 @@
+"""The `Session` contract on every runtime: names, shapes, types, kept values, cancelling."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgemm.errors import BundleError, InputError, RuntimeUnavailable, UsageError
+from edgemm.runtimes import registry
+from edgemm.runtimes.base import Decoder, DeviceValue, SessionOptions, StatePort, as_numpy
+from tests.export.exported import EXACT, RUNTIMES, exported, plan
+
+_LONG_STEPS = 40_000_000
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def runtime(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def session(runtime):
+    path = exported("moonshine").bundle / "graphs" / "audio_encoder.onnx"
+    one = registry.module(runtime).load_session(path, EXACT)
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def sound():
+    return np.random.default_rng(0).normal(0, 0.3, (2, 4000)).astype(np.float32)
+
+
+def test_ports_are_the_manifests(session):
+    entry = exported("moonshine").manifest.component("audio_encoder")
+    assert list(session.inputs) == [t.name for t in entry.inputs]
+    assert list(session.outputs) == [t.name for t in entry.outputs]
+    assert session.inputs["input_values"].shape == (-1, -1)
+    assert session.inputs["input_values"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("feeds", "what"),
+    [
+        ({}, "lacks input_values"),
+        ({"input_values": np.zeros((1, 4000), np.float32), "x": np.zeros(1)}, "does not know x"),
+        ({"input_features": np.zeros((1, 4000), np.float32)}, "lacks input_values and does not know"),
+        ({"input_values": np.zeros(4000, np.float32)}, r"takes \[-1, -1\]"),
+        ({"input_values": np.zeros((1, 1, 4000), np.float32)}, r"takes \[-1, -1\]"),
+        ({"input_values": np.zeros((1, 4000), np.int16)}, "takes float32, not int16"),
+    ],
+)
+def test_wrong_feeds(session, feeds, what):
+    with pytest.raises(InputError, match=what):
+        session.run(feeds)
+
+
+def test_a_fixed_dimension_must_match(runtime):
+    path = exported("efficientnet").bundle / "graphs" / "model.onnx"
+    one = registry.module(runtime).load_session(path, EXACT)
+    with pytest.raises(InputError, match=r"takes \[-1, 3, 64, 64\], not \[1, 3, 32, 64\]"):
+        one.run({"pixel_values": np.zeros((1, 3, 32, 64), np.float32)})
+    one.close()
+
+
+def test_sound_that_is_too_short_is_an_input_error(session):
+    with pytest.raises(InputError, match="could not run"):
+        session.run({"input_values": np.zeros((1, 3), np.float32)})
+    assert session.run({"input_values": np.ones((1, 4000), np.float32)})
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_floats_are_cast(session, sound, dtype):
+    wide = session.run({"input_values": sound.astype(dtype)})
+    plain = session.run({"input_values": sound.astype(dtype).astype(np.float32)})
+    for name in wide:
+        np.testing.assert_array_equal(as_numpy(wide[name]), as_numpy(plain[name]))
+
+
+def test_strided_arrays_are_taken(session, sound):
+    twice = np.repeat(sound, 2, axis=1)[:, ::2]
+    assert not twice.flags["C_CONTIGUOUS"]
+    found = session.run({"input_values": twice})["audio_features"]
+    expected = session.run({"input_values": sound})["audio_features"]
+    np.testing.assert_array_equal(as_numpy(found), as_numpy(expected))
+
+
+def test_kept_values_outlive_the_next_run(session, sound):
+    names = [n for n in session.outputs if n.startswith("cross.")]
+    plain = session.run({"input_values": sound})
+    kept = session.run({"input_values": sound}, keep=names)
+    session.run({"input_values": sound[:1, :2000]})
+    for name in names:
+        assert isinstance(kept[name], DeviceValue)
+        np.testing.assert_array_equal(as_numpy(kept[name]), as_numpy(plain[name]))
+    assert isinstance(kept["audio_features"], np.ndarray)
+
+
+def test_results_outlive_the_next_run(session, sound):
+    first = as_numpy(session.run({"input_values": sound})["audio_features"])
+    copy = first.copy()
+    session.run({"input_values": sound[::-1]})
+    np.testing.assert_array_equal(first, copy)
+
+
+def _counter(path):
+    """x [1], steps → a loop of that many steps: as long as one likes, and the same on every machine."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["again"]),
+            helper.make_node("Sin", ["value"], ["turned"]),
+            helper.make_node("Add", ["turned", "one"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("value", TensorProto.FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("again", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [1]),
+        ],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["steps", "", "x"], ["y"], body=body)],
+        "counter",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1]),
+            helper.make_tensor_value_info("steps", TensorProto.INT64, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [helper.make_tensor("one", TensorProto.FLOAT, [1], [0.5])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, path)
+
+
+def test_cancel_from_another_thread(runtime, tmp_path):
+    _counter(tmp_path / "counter.onnx")
+    one = registry.module(runtime).load_session(tmp_path / "counter.onnx", EXACT)
+    x = np.ones(1, np.float32)
+    short = {"x": x, "steps": np.array(3, np.int64)}
+    before = as_numpy(one.run(short)["y"])
+    ended = threading.Event()
+
+    def cancel():
+        while not ended.wait(0.2):
+            one.cancel()
+
+    helper_thread = threading.Thread(target=cancel)
+    helper_thread.start()
+    start = time.perf_counter()
+    try:
+        with pytest.raises(InputError, match="could not run"):
+            one.run({"x": x, "steps": np.array(_LONG_STEPS, np.int64)})
+    finally:
+        ended.set()
+        helper_thread.join()
+    assert time.perf_counter() - start < 5.0
+    np.testing.assert_array_equal(as_numpy(one.run(short)["y"]), before)
+    one.close()
+
+
+def test_cancel_without_a_run_is_harmless(session, sound):
+    session.cancel()
+    assert session.run({"input_values": sound})
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x0a\x12"])
+def test_a_torn_graph(runtime, tmp_path, content):
+    (tmp_path / "torn.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match=r"cannot load torn\.onnx"):
+        registry.module(runtime).load_session(tmp_path / "torn.onnx", EXACT)
+
+
+def test_states_that_the_graph_lacks(runtime):
+    path = exported("moonshine").bundle / "graphs" / "decoder.onnx"
+    states = (StatePort("past_key_values.9.key", "present.9.key", (-1, 2, -1, 16), 2),)
+    with pytest.raises(BundleError, match=r"past_key_values\.9\.key"):
+        registry.module(runtime).load_decoder(path, states, 8, EXACT)
+
+
+def test_names():
+    assert registry.choose("auto", "decoder") == "onnxruntime"
+    with pytest.raises(UsageError, match="tensorflow"):
+        registry.choose("tensorflow", "decoder")
+
+
+def test_a_runtime_that_is_not_installed(monkeypatch):
+    absent = registry.Capabilities("openvino", (), "no_such_package", "openvino", (), 20, False, False, ())
+    monkeypatch.setitem(registry.RUNTIMES, "openvino", absent)
+    with pytest.raises(RuntimeUnavailable, match=r"edgemm\[openvino\]"):
+        registry.choose("openvino", "model")
+    assert registry.choose("auto", "model") == "onnxruntime"
+
+
+def test_thread_counts_do_not_change_results(runtime, sound):
+    path = exported("moonshine").bundle / "graphs" / "audio_encoder.onnx"
+    found = []
+    for threads in (1, 2):
+        options = SessionOptions(exact=True, threads=threads)
+        one = registry.module(runtime).load_session(path, options)
+        found.append(as_numpy(one.run({"input_values": sound})["audio_features"]))
+        one.close()
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+def test_decoders_fulfil_the_protocol(runtime):
+    module = registry.module(runtime)
+    states = plan("moonshine").graphs[1].states
+    ports = tuple(StatePort(s.input, s.output, (-1, 2, -1, 16), s.growth_axis) for s in states)
+    decoder: Decoder = module.load_decoder(
+        exported("moonshine").bundle / "graphs" / "decoder.onnx", ports, 8, EXACT
+    )
+    assert decoder.length == 0
+    decoder.cancel()
+    decoder.close()
