@@ -102,6 +102,4 @@ class StorageError(EdgemmError, OSError):
 def missing_extra(package: str, extra: str, cause: Exception | None = None) -> RuntimeUnavailable:
     """The error for an optional dependency that is absent: it prints the pip command."""
     why = f": {cause}" if cause and not isinstance(cause, ModuleNotFoundError) else ""
-    return RuntimeUnavailable(
-        f"{package} is not available{why}", hint=f'run: pip install "edgemm[{extra}]"'
-    )
+    return RuntimeUnavailable(f"{package} is not available{why}", hint=f'run: pip install "edgemm[{extra}]"')

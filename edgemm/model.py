@@ -31,16 +31,11 @@ class Model:
     `runtimes` and `precisions` say, per component, what it runs on and how its numbers are stored.
     """
 
-    def __init__(
-        self, bundle: Bundle, *, runtime: str = "auto", options: SessionOptions | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, *, runtime: str = "auto", options: SessionOptions | None = None) -> None:
         if runtime not in registry.CHOICES:
             registry.choose(runtime, "")
         self.bundle = bundle
-        self._graphs = {
-            m.name: Graphs(bundle, m, runtime, options or SessionOptions())
-            for m in bundle.manifest.models
-        }
+        self._graphs = {m.name: Graphs(bundle, m, runtime, options or SessionOptions()) for m in bundle.manifest.models}
         self._tasks: dict[str, Any] = {}
         self._locks = {m.name: threading.RLock() for m in bundle.manifest.models}
         self._building = threading.RLock()
@@ -74,14 +69,10 @@ class Model:
             result: Labels = self._task("classify")(image, top=top)
             return result
 
-    def transcribe(
-        self, samples: Any, *, sample_rate_hz: int = 16_000, language: str | None = None
-    ) -> Transcript:
+    def transcribe(self, samples: Any, *, sample_rate_hz: int = 16_000, language: str | None = None) -> Transcript:
         """What was said in `samples`: float32 [samples] in -1…1 (or int16, or [samples, channels])."""
         with self._lock("transcribe"):
-            result: Transcript = self._task("transcribe")(
-                samples, sample_rate_hz=sample_rate_hz, language=language
-            )
+            result: Transcript = self._task("transcribe")(samples, sample_rate_hz=sample_rate_hz, language=language)
             return result
 
     def answer(
@@ -97,9 +88,7 @@ class Model:
         `on_text` is given each new piece of text as it is made; what it raises ends the generation.
         """
         with self._lock("answer"):
-            result: Answer = self._task("answer")(
-                frames, question, max_new_tokens=max_new_tokens, on_text=on_text
-            )
+            result: Answer = self._task("answer")(frames, question, max_new_tokens=max_new_tokens, on_text=on_text)
             return result
 
     def caption(self, image: Any, *, max_new_tokens: int = 64) -> Caption:
@@ -192,9 +181,7 @@ def load(
     it may compute in reduced precision. Raises BundleError, RuntimeUnavailable or UsageError.
     """
     if path is None and not os.path.isdir(default_bundle_path()):
-        raise BundleError(
-            "this edgemm carries no default bundle", hint="run: edgemm export --int8 -o bundle"
-        )
+        raise BundleError("this edgemm carries no default bundle", hint="run: edgemm export --int8 -o bundle")
     bundle = open_bundle(path if path is not None else default_bundle_path())
     options = SessionOptions(device=device, threads=threads, exact=exact)
     return Model(bundle, runtime=runtime, options=options)

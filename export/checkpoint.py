@@ -86,16 +86,12 @@ def find_checkpoint(path: Path | str) -> Checkpoint:
     root = Path(path)
     if not root.is_dir():
         what = "is a file, not a checkpoint directory" if root.exists() else "does not exist"
-        raise CheckpointError(
-            f"{root} {what}", hint="give a directory with config.json and *.safetensors"
-        )
+        raise CheckpointError(f"{root} {what}", hint="give a directory with config.json and *.safetensors")
     if not (root / "config.json").is_file():
         raise CheckpointError(f"{root} has no config.json", hint="give a checkpoint's directory")
     config = _read_json(root / "config.json")
     if not config.get("model_type"):
-        raise CheckpointError(
-            f"{root / 'config.json'} names no model_type", hint="run: edgemm export --list-families"
-        )
+        raise CheckpointError(f"{root / 'config.json'} names no model_type", hint="run: edgemm export --list-families")
     checkpoint = Checkpoint(root, config)
     if checkpoint.model_type == "composite":
         for part in checkpoint.parts.values():
@@ -135,9 +131,7 @@ def _header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             header = json.loads(file.read(length))
         end = max(v["data_offsets"][1] for k, v in header.items() if k != "__metadata__")
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise CheckpointError(
-            f"{path} is torn or no safetensors file: {error}", hint="copy it again"
-        ) from error
+        raise CheckpointError(f"{path} is torn or no safetensors file: {error}", hint="copy it again") from error
     if path.stat().st_size != 8 + length + end:
         raise CheckpointError(
             f"{path} is torn: {path.stat().st_size} bytes, {8 + length + end} expected",

@@ -41,9 +41,14 @@ from edgemm.export.task_check import TaskOutcome
 LABELS = "labels.json"
 Feeds = dict[str, NDArray[Any]]
 
-_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.int64: "int64", torch.bool: "bool"}
+_DTYPES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.int64: "int64",
+    torch.bool: "bool",
+}
 _RECIPES = {
-    "static": "int8 QDQ, symmetric, per-channel weights, per-tensor activations (clipped for the least squared error, smoothed)",
+    "static": "int8 QDQ, symmetric, weights per channel, activations per tensor, smoothed",
     "weight_only": "int8 weights, symmetric, blocks of 32",
     "as_is": "as it is",
 }
@@ -66,7 +71,7 @@ def _tensor(port: Port, plan: GraphPlan, half: bool) -> TensorInfo:
     dtype = torch.float16 if half and port.dtype == torch.float32 else port.dtype
     return TensorInfo(
         name=port.name,
-        dtype=_DTYPES[dtype],  # type: ignore[arg-type]
+        dtype=_DTYPES[dtype],
         dims=tuple(_dim(d, plan) for d in port.dims),
     )
 
@@ -182,14 +187,14 @@ def manifest(
     ]
     result = Manifest(
         edgemm_version=edgemm.__version__,
-        source=_source(
-            source, [t for _, p in found.values() for t in p.tasks], [c for c, _ in found.values()]
-        ),
+        source=_source(source, [t for _, p in found.values() for t in p.tasks], [c for c, _ in found.values()]),
         models=tuple(_model(n, c, p, prefixes[n], components) for n, (c, p) in found.items()),
         components=tuple(components),
         state=tuple(s for n, p in plans.items() for s in _states(n, p)),
         quantization=Quantization(
-            recipe=recipe, calibration=calibrated, excluded=tuple(excluded) if precision == "int8" else ()
+            recipe=recipe,
+            calibration=calibrated,
+            excluded=tuple(excluded) if precision == "int8" else (),
         ),
         files=file_entries(directory),
     )
@@ -218,7 +223,10 @@ def _model(
 
 
 def finish(
-    directory: Path, written: Manifest, parity: Sequence[ParityCheck], outcomes: Sequence[TaskOutcome]
+    directory: Path,
+    written: Manifest,
+    parity: Sequence[ParityCheck],
+    outcomes: Sequence[TaskOutcome],
 ) -> Manifest:
     """Add what was checked and write the manifest again."""
     checks = Checks(

@@ -116,8 +116,7 @@ def trace(plan: GraphPlan) -> onnx.ModelProto:
     if fixed:
         raise AssertionError(f"{plan.role}: trace {fixed} at 2 or more")
     free = {
-        p.name: {i: torch.export.Dim.DYNAMIC for i, d in enumerate(p.dims) if isinstance(d, str)}
-        for p in plan.inputs
+        p.name: {i: torch.export.Dim.DYNAMIC for i, d in enumerate(p.dims) if isinstance(d, str)} for p in plan.inputs
     }
     plan.module.eval()
     try:

@@ -36,5 +36,3 @@ def half_plan(plan: GraphPlan) -> GraphPlan:
 
 def _half(port: Port) -> Port:
     return replace(port, dtype=torch.float16) if port.dtype == torch.float32 else port
-
-

@@ -45,7 +45,7 @@ def image_spec(config: dict[str, Any], size: int) -> ResizeCropSpec:
         height_px=height,
         width_px=width,
         fit="resize_then_crop" if crops else "stretch",
-        resample=_RESAMPLE[int(config.get("resample", 2))],  # type: ignore[arg-type]
+        resample=_RESAMPLE[int(config.get("resample", 2))],
         crop_fraction=min(1.0, height / resized[0]) if crops else 1.0,
         **_statistics(config),
     )
@@ -57,7 +57,7 @@ def tiles_spec(config: dict[str, Any], image_seq_len: int) -> TilesSpec:
         longest_edge=int(config["size"]["longest_edge"]),
         max_image_size=int(config["max_image_size"]["longest_edge"]),
         do_image_splitting=bool(config.get("do_image_splitting", True)),
-        resample=_RESAMPLE[int(config.get("resample", 1))],  # type: ignore[arg-type]
+        resample=_RESAMPLE[int(config.get("resample", 1))],
         image_seq_len=image_seq_len,
         **_statistics(config),
     )

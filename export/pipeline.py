@@ -74,8 +74,8 @@ def export(
     `calibrate_on` are pictures, sounds, videos or folders of them; `int8` needs them for its activation ranges.
     `progress` is called with what is being done and the share that is behind, 0…1.
 
-    Raises CheckpointError for a checkpoint that can't be exported, CheckFailed (and writes nothing) where a component or
-    a task differs from the original, BundleError for a target that exists, StorageError for a full disk.
+    Raises CheckpointError for a checkpoint that can't be exported, CheckFailed (and writes nothing) where a component
+    or a task differs from the original, BundleError for a target that exists, StorageError for a full disk.
     """
     start = time.perf_counter()
     target = Path(target).absolute()
@@ -105,9 +105,7 @@ def _family_plan(path: Path) -> tuple[Checkpoint, ModelPlan]:
     return checkpoint, family.plan(checkpoint)
 
 
-def _write(
-    work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, ModelPlan]], partial: Path
-) -> Manifest:
+def _write(work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, ModelPlan]], partial: Path) -> Manifest:
     """Write the fp32 bundle, check its tasks, and unless fp32 was asked for, the wanted one beside it."""
     prefixes = {name: f"{name}." if len(found) > 1 else "" for name in found}
     stage = partial if work.precision == "fp32" else partial / _STAGE
@@ -140,13 +138,9 @@ def _write_bundle(
             own = prefixes[name] + graph.role
             model = _graph_in(work, own, graph, plan, precision, used)
             file, weights = store.write(own, model)
-            components.append(
-                describe.component(directory, own, name, graph, precision, (file, weights), model)
-            )
+            components.append(describe.component(directory, own, name, graph, precision, (file, weights), model))
             real = _calibration_feeds(work, plan, graph.role) if precision == "int8" else []
-            work.parity.append(
-                check_component(graph, directory / file, own, precision, real=real[::8])
-            )
+            work.parity.append(check_component(graph, directory / file, own, precision, real=real[::8]))
         for ready in plan.ready:
             components.append(_copy_ready(directory, prefixes[name], name, ready))
         if len(components) == inside:
@@ -177,7 +171,9 @@ def _graph_in(
         return quantize_weights(work.graphs[own], graph.half_ops)
     feeds = _calibration_feeds(work, plan, graph.role)
     used[own] = Calibration(
-        n=len(feeds), sha256=calibration.digest(work.examples), what=", ".join(feeds[0]) if feeds else ""
+        n=len(feeds),
+        sha256=calibration.digest(work.examples),
+        what=", ".join(feeds[0]) if feeds else "",
     )
     return quantize_static_int8(work.graphs[own], feeds, half_ops=graph.half_ops)
 
@@ -206,5 +202,3 @@ def _write_files(directory: Path, prefix: str, plan: ModelPlan) -> None:
         path = directory / describe.host_file(prefix, describe.LABELS)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(plan.labels, ensure_ascii=False) + "\n")
-
-

@@ -44,7 +44,11 @@ def audio_encoder_plan(
             Port("audio_features", torch.float32, ("batch", "source", shape.hidden)),
             *(Port(name, torch.float32, dims) for name in layered_names("cross", shape.layers)),
         ),
-        ranges={"batch": BATCH, "source": (1, min(400, shape.cross_max), shape.cross_max), **ranges},
+        ranges={
+            "batch": BATCH,
+            "source": (1, min(400, shape.cross_max), shape.cross_max),
+            **ranges,
+        },
         trace=sizes[0],
         checks=sizes[1:],
         treatment=treatment,

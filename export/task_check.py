@@ -13,8 +13,8 @@ from edgemm.bundle.opening import open_bundle
 from edgemm.errors import CheckFailed
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.model_plan import Example, ModelPlan, Reference
-from edgemm.measure.metrics import top1, wer
 from edgemm.model import Model
+from edgemm.tasks.metrics import top1, wer
 
 _MOST = {"transcribe": 9, "classify": 24, "answer": 2}
 _PROBABILITY_TOLERANCE = 1e-4
@@ -96,9 +96,7 @@ def _equal(original: Sequence[Reference], found: Sequence[Reference]) -> float:
     return sum(equal) / len(equal) if equal else 1.0
 
 
-def _judge(
-    model: Model, name: str, task: str, original: Sequence[Reference], found: Sequence[Reference]
-) -> TaskCheck:
+def _judge(model: Model, name: str, task: str, original: Sequence[Reference], found: Sequence[Reference]) -> TaskCheck:
     if task == "classify":
         metric, value = "top1_agreement", top1(_best(original), _best(found))
     else:
@@ -112,9 +110,7 @@ def _best(references: Sequence[Reference]) -> list[str]:
     return [str(int(r.probabilities.argmax())) for r in references if r.probabilities is not None]
 
 
-def after(
-    directory: Path, before: Sequence[TaskOutcome], step: Callable[[str], None]
-) -> list[TaskOutcome]:
+def after(directory: Path, before: Sequence[TaskOutcome], step: Callable[[str], None]) -> list[TaskOutcome]:
     """The same outcomes with what the bundle in `directory` makes of the examples."""
     outcomes = []
     with Model(open_bundle(directory), runtime="onnxruntime") as model:

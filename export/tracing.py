@@ -95,9 +95,7 @@ def tensors_of(cache: DynamicCache) -> list[torch.Tensor]:
     return [t for layer in cache.layers for t in (layer.keys, layer.values)]
 
 
-def encoder_decoder_cache(
-    past: Sequence[torch.Tensor], cross: Sequence[torch.Tensor]
-) -> EncoderDecoderCache:
+def encoder_decoder_cache(past: Sequence[torch.Tensor], cross: Sequence[torch.Tensor]) -> EncoderDecoderCache:
     """A cache whose cross-attention half is filled already."""
     cache = EncoderDecoderCache(cache_of(past), cache_of(cross))
     cache.is_updated = dict.fromkeys(range(len(cross) // 2), True)

@@ -174,7 +174,8 @@ def cast_to(port: TensorPort, array: Array) -> Array:
     )
     if not fits:
         raise InputError(f"{port.name} takes {list(port.shape)}, not {list(array.shape)}")
-    return np.ascontiguousarray(array)
+    # ascontiguousarray makes a scalar a vector.
+    return np.ascontiguousarray(array).reshape(array.shape)
 
 
 class StepFeeds:
@@ -197,7 +198,7 @@ class StepFeeds:
         logits_indices: Array | None,
     ) -> dict[str, Array]:
         """Feeds for appending `embeds`; `commit` makes the longer mask the state's own."""
-        batch, new = embeds.shape[:2]
+        batch, new = self._rows_and_new(embeds, mask)
         past = self.length
         if past + new > self.capacity:
             raise ContextFull(
@@ -218,17 +219,23 @@ class StepFeeds:
         }
         return {k: cast_to(self._ports[k], v) for k, v in feeds.items() if k in self._ports}
 
+    def _rows_and_new(self, embeds: Array, mask: Array | None) -> tuple[int, int]:
+        rows = self.mask.shape[0] if self.length else None
+        if embeds.ndim != 3 or not embeds.shape[1] or (rows is not None and embeds.shape[0] != rows):
+            wanted = "batch" if rows is None else rows
+            raise InputError(f"inputs_embeds takes [{wanted}, new, hidden] with new ≥ 1, not {list(embeds.shape)}")
+        batch, new = embeds.shape[:2]
+        if mask is not None and mask.shape != (batch, new):
+            raise InputError(f"mask takes {[batch, new]}, not {list(mask.shape)}")
+        return batch, new
+
     def commit(self, feeds: Mapping[str, Array], batch: int, new: int) -> None:
         """Remember the mask of a call that went through."""
-        self.mask = feeds.get(
-            "attention_mask", np.ones((batch, self.length + new), np.int64)
-        )
+        self.mask = feeds.get("attention_mask", np.ones((batch, self.length + new), np.int64))
 
 
 def require_states(states: tuple[StatePort, ...], ports: Mapping[str, TensorPort]) -> None:
     """Raise BundleError where the manifest's state tensors are not inputs of the graph."""
     absent = [s.input for s in states if s.input not in ports]
     if absent:
-        raise BundleError(
-            f"the decoder graph has no input {', '.join(absent[:3])}", hint="export it again"
-        )
+        raise BundleError(f"the decoder graph has no input {', '.join(absent[:3])}", hint="export it again")

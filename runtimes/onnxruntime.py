@@ -26,7 +26,7 @@ from edgemm.runtimes.base import (
     require_states,
 )
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
     "tensor(int64)": np.dtype(np.int64),
@@ -52,9 +52,7 @@ def _load(path: Path, options: SessionOptions) -> Any:
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
     settings.intra_op_num_threads = options.threads
-    settings.add_session_config_entry(
-        "session.intra_op.allow_spinning", "1" if options.spin else "0"
-    )
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spin else "0")
     if options.int8_weights and options.exact:
         # Weights are dequantized once, at load: the fused operator has no fast form with fp32 activations.
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -75,9 +73,7 @@ def _first_line(error: BaseException) -> str:
 
 def _ports(nodes: Any) -> dict[str, TensorPort]:
     return {
-        n.name: TensorPort(
-            n.name, _DTYPES[n.type], tuple(d if isinstance(d, int) else -1 for d in n.shape)
-        )
+        n.name: TensorPort(n.name, _DTYPES[n.type], tuple(d if isinstance(d, int) else -1 for d in n.shape))
         for n in nodes
     }
 
@@ -165,15 +161,13 @@ class OrtDecoder:
         logits_indices: Array | None = None,
         extras: Mapping[str, Value] | None = None,
     ) -> Array:
+        feeds = self._feeds.extend(embeds, positions, mask, logits_indices)
         batch, new = embeds.shape[:2]
         if cross is not None:
             self._cross = {k: v for k, v in cross.items() if k in self._session.inputs}
-        feeds = self._feeds.extend(embeds, positions, mask, logits_indices)
         past = self._past or self._empty(batch)
         kept = [s.output for s in self._states]
-        values = self._session.run(
-            {**feeds, **past, **self._cross, **(extras or {})}, keep=kept
-        )
+        values = self._session.run({**feeds, **past, **self._cross, **(extras or {})}, keep=kept)
         self._past = {s.input: values[s.output] for s in self._states}
         self._feeds.commit(feeds, batch, new)
         return as_numpy(values["logits"])
@@ -230,8 +224,6 @@ def load_session(path: Path, options: SessionOptions) -> OrtSession:
     return OrtSession(path, options)
 
 
-def load_decoder(
-    path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions
-) -> OrtDecoder:
+def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> OrtDecoder:
     """Load a decoder graph with an empty state."""
     return OrtDecoder(OrtSession(path, options), states, capacity)

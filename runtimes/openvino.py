@@ -105,7 +105,10 @@ class _Request:
         for name, value in feeds.items():
             tensor = self._tensor(self.inputs[name], value)
             self._alive[name] = tensor
-            self.request.set_tensor(name, tensor)
+            try:
+                self.request.set_tensor(name, tensor)
+            except RuntimeError as error:
+                raise InputError(f"{name} does not fit the graph: {_last_line(error)}") from error
 
     def _tensor(self, port: TensorPort, value: Value) -> Any:
         if isinstance(value, OvTensorHandle):
@@ -117,8 +120,12 @@ class _Request:
         try:
             self.request.infer()
         except Exception as error:
-            reason = str(error).strip().splitlines()[-1][:300]
-            raise InputError(f"openvino could not run the graph: {reason}") from error
+            raise InputError(f"openvino could not run the graph: {_last_line(error)}") from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [x.strip() for x in str(error).splitlines() if x.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 class OvSession:
@@ -163,6 +170,7 @@ class OvDecoder:
         self._states = states
         self._by_name = {s.input + s.output: s for s in states}
         self._feeds = StepFeeds(self._request.inputs, capacity)
+        self._cross: dict[str, Value] = {}
         self.capacity = capacity
 
     @property
@@ -179,14 +187,18 @@ class OvDecoder:
         logits_indices: Array | None = None,
         extras: Mapping[str, Value] | None = None,
     ) -> Array:
-        batch, new = embeds.shape[:2]
         feeds = self._feeds.extend(embeds, positions, mask, logits_indices)
-        if self.length == 0:
-            self._clear(batch)
+        batch, new = embeds.shape[:2]
         inputs = self._request.inputs
         if cross is not None:
-            self._request.set({k: v for k, v in cross.items() if k in inputs})
-        self._request.set({**feeds, **(extras or {})})
+            self._cross = {k: v for k, v in cross.items() if k in inputs}
+            self._request.set(self._cross)
+        given = {**feeds, **(extras or {})}
+        # A request keeps the tensors of earlier calls, so what is absent would not be missed by it.
+        check_feeds(inputs, {**given, **self._cross})
+        if self.length == 0:
+            self._clear(batch)
+        self._request.set(given)
         self._request.infer()
         self._feeds.commit(feeds, batch, new)
         return np.array(self._request.request.get_tensor("logits").data)
@@ -221,6 +233,7 @@ class OvDecoder:
             _set_state(variable, held[variable.name])
         fixed = {k: OvTensorHandle(t) for k, t in self._request._alive.items()}
         twin._request.set(fixed)
+        twin._cross = dict(self._cross)
         twin._feeds.mask = self._feeds.mask
         return twin
 
@@ -234,6 +247,7 @@ class OvDecoder:
 
     def reset(self) -> None:
         self._request.request.reset_state()
+        self._cross = {}
         self._feeds.mask = np.zeros((1, 0), np.int64)
 
     def close(self) -> None:
@@ -249,8 +263,6 @@ def load_session(path: Path, options: SessionOptions) -> OvSession:
     return OvSession(path, options)
 
 
-def load_decoder(
-    path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions
-) -> OvDecoder:
+def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> OvDecoder:
     """Compile a decoder graph with its state inside, empty."""
     return OvDecoder(_compile(_stateful(path, states), path, options), states, capacity)

@@ -122,12 +122,33 @@ def whisper_generation(tokenizer: Tokenizer, languages: tuple[str, ...], context
         "pad_token_id": eos,
         "prev_sot_token_id": ids("<|startofprev|>"),
         "return_timestamps": False,
-        "suppress_tokens": [1, 2, 7, 8, 9, 10, 14, 25, *(ids("<|startoftranscript|>") + i for i in range(8))],
+        "suppress_tokens": [
+            1,
+            2,
+            7,
+            8,
+            9,
+            10,
+            14,
+            25,
+            *(ids("<|startoftranscript|>") + i for i in range(8)),
+        ],
     }
     if len(languages) > 1:
         config["lang_to_id"] = {f"<|{code}|>": ids(f"<|{code}|>") for code in languages}
         config["task_to_id"] = {t: ids(f"<|{t}|>") for t in ("transcribe", "translate")}
-        config["suppress_tokens"] = [1, 2, 7, 8, 9, 10, 14, 25, ids("<|startofprev|>"), ids("<|nospeech|>")]
+        config["suppress_tokens"] = [
+            1,
+            2,
+            7,
+            8,
+            9,
+            10,
+            14,
+            25,
+            ids("<|startofprev|>"),
+            ids("<|nospeech|>"),
+        ]
     return config
 
 
@@ -160,9 +181,7 @@ def whisper(path: Path, *, multilingual: bool = True, seed: int = 0) -> Path:
         # Each time token is unlikely, all of them together are not: as in a trained model.
         model.model.decoder.embed_tokens.weight[generation["no_timestamps_token_id"] + 1 :] *= _TIMES
     _save(model, path, tokenizer, generation)
-    WhisperFeatureExtractor(
-        feature_size=config.num_mel_bins, chunk_length=positions // 50
-    ).save_pretrained(path)
+    WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=positions // 50).save_pretrained(path)
     return path
 
 

@@ -102,9 +102,7 @@ def test_wheel_holds_one_package_and_no_checkpoint(wheel):
 def test_bare_wheel_runs_the_default_bundle(repository, wheel, tmp_path):
     venv.create(tmp_path / "bare", with_pip=True)
     python = tmp_path / "bare/bin/python"
-    installed = _pip(
-        python, "install", "-c", str(repository / "constraints.txt"), str(wheel)
-    )
+    installed = _pip(python, "install", "-c", str(repository / "constraints.txt"), str(wheel))
     assert installed.returncode == 0, installed.stderr[-2000:]
     listed = subprocess.check_output([python, "-m", "pip", "list", "--format=json"], text=True)
     assert not {x["name"].lower() for x in json.loads(listed)} & HEAVY

@@ -39,9 +39,7 @@ def unpacked(archive: Path) -> Path:
                 for member in file.infolist():
                     _extract(file, member, directory)
     except zipfile.BadZipFile as error:
-        raise BundleError(
-            f"{archive} is torn or not a bundle: {error}", hint="copy it again"
-        ) from error
+        raise BundleError(f"{archive} is torn or not a bundle: {error}", hint="copy it again") from error
     return target
 
 

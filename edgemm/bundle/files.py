@@ -13,7 +13,6 @@ from pathlib import Path
 from edgemm.errors import StorageError
 
 
-
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:

@@ -20,7 +20,7 @@ from edgemm.bundle.spec import (
     TokensSpec,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_NAME = "edgemm.json"
 MANIFEST_HASH_NAME = "edgemm.json.sha256"
 

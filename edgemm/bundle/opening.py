@@ -135,9 +135,7 @@ def _parse(root: Path, text: bytes) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise BundleError(
-            f"{root / MANIFEST_NAME} is not valid at {where}: {first['msg']}", hint=_AGAIN
-        ) from error
+        raise BundleError(f"{root / MANIFEST_NAME} is not valid at {where}: {first['msg']}", hint=_AGAIN) from error
 
 
 def _check_consistent(root: Path, manifest: Manifest) -> None:
@@ -186,9 +184,7 @@ def _check_file(root: Path, relative: str, entry: FileEntry) -> list[int]:
     for part in Path(relative).parts:
         path = path / part
         if path.is_symlink():
-            raise BundleError(
-                f"{relative} of {root} is a link; a bundle holds its own files", hint=_AGAIN
-            )
+            raise BundleError(f"{relative} of {root} is a link; a bundle holds its own files", hint=_AGAIN)
     try:
         info = path.stat()
     except OSError as error:
@@ -206,6 +202,4 @@ def _check_file(root: Path, relative: str, entry: FileEntry) -> list[int]:
 def _check_hash(path: Path, entry: FileEntry) -> None:
     found = sha256_of(path)
     if found != entry.sha256:
-        raise BundleError(
-            f"{path} was changed: sha256 {found[:12]}…, {entry.sha256[:12]}… expected", hint=_AGAIN
-        )
+        raise BundleError(f"{path} was changed: sha256 {found[:12]}…, {entry.sha256[:12]}… expected", hint=_AGAIN)

@@ -20,9 +20,7 @@ def _inside_bundle(path: str) -> str:
     pure = PurePosixPath(path)
     unsafe = pure.is_absolute() or ".." in pure.parts or not pure.parts
     if unsafe or "\\" in path or "\0" in path or ":" in path:
-        raise ValueError(
-            f"{path!r} is not a path inside the bundle: expected a relative one without '..'"
-        )
+        raise ValueError(f"{path!r} is not a path inside the bundle: expected a relative one without '..'")
     return path
 
 
@@ -214,13 +212,9 @@ class GenerationSpec(Spec):
     timestamps: TimestampSpec | None = None
     no_speech: TokenId | None = None
     start_of_previous: TokenId | None = None
-    temperatures: Annotated[
-        tuple[Annotated[float, Field(ge=0.0, le=2.0)], ...], Field(max_length=16)
-    ] = (0.0,)
+    temperatures: Annotated[tuple[Annotated[float, Field(ge=0.0, le=2.0)], ...], Field(max_length=16)] = (0.0,)
     alignment_heads: Annotated[
-        tuple[
-            tuple[Annotated[int, Field(ge=0, le=1024)], Annotated[int, Field(ge=0, le=1024)]], ...
-        ],
+        tuple[tuple[Annotated[int, Field(ge=0, le=1024)], Annotated[int, Field(ge=0, le=1024)]], ...],
         Field(max_length=1024),
     ] = ()
 

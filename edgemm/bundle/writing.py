@@ -59,9 +59,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     if target.is_dir() and not any(target.iterdir()):
         return
     if not (target / MANIFEST_NAME).is_file():
-        raise BundleError(
-            f"{target} exists and is no bundle", hint="choose another place with -o"
-        )
+        raise BundleError(f"{target} exists and is no bundle", hint="choose another place with -o")
     if not overwrite:
         raise BundleError(f"{target} exists", hint="add --overwrite, or choose another -o")
 
@@ -102,9 +100,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
 def _exchange(a: Path, b: Path) -> None:
     """Swap two names in one system call (Linux renameat2)."""
     libc = ctypes.CDLL(None, use_errno=True)
-    result = libc.renameat2(
-        _AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE
-    )
+    result = libc.renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
     if result != 0:
         code = ctypes.get_errno()
         if code in (errno.EINVAL, errno.ENOSYS):
@@ -119,9 +115,7 @@ def file_entries(directory: Path) -> dict[str, FileEntry]:
     """Size and hash of every file of a bundle under construction, by relative path."""
     skip = {_LOCK_NAME, MANIFEST_NAME, MANIFEST_HASH_NAME}
     return {
-        str(path.relative_to(directory)): FileEntry(
-            sha256=sha256_of(path), bytes=path.stat().st_size
-        )
+        str(path.relative_to(directory)): FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name not in skip
     }

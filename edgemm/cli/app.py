@@ -47,9 +47,7 @@ def invoke(argv: Sequence[str]) -> int:
 
     settings = Settings(json="--json" in argv, debug="--debug" in argv)
     try:
-        result = command().main(
-            args=list(argv) or ["--help"], prog_name="edgemm", standalone_mode=False, obj=settings
-        )
+        result = command().main(args=list(argv) or ["--help"], prog_name="edgemm", standalone_mode=False, obj=settings)
         flush()
         return result if isinstance(result, int) else 0
     except BaseException as error:
@@ -72,9 +70,7 @@ def command() -> Any:
     for name in VERBS:
         module = importlib.import_module(f"edgemm.cli.{name}")
         app.command(name)(module.verb)
-    show = typer.Option(
-        False, "--version", is_eager=True, callback=_version, help="Print the version and stop."
-    )
+    show = typer.Option(False, "--version", is_eager=True, callback=_version, help="Print the version and stop.")
     app.callback()(_top(show))
     return typer.main.get_command(app)
 

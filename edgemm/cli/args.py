@@ -19,9 +19,7 @@ BundleArgument = Annotated[
     Path | None,
     typer.Argument(metavar="BUNDLE", help="A bundle; without it, the embedded default."),
 ]
-RuntimeOption = Annotated[
-    str, typer.Option("--runtime", help="auto, or one that doctor lists.", metavar="NAME")
-]
+RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto, or one that doctor lists.", metavar="NAME")]
 DeviceOption = Annotated[str, typer.Option("--device", help="The runtime's device: CPU, GPU, NPU.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="0 lets the runtime decide.")]
 
@@ -70,16 +68,12 @@ def open_or_default(io: Io, bundle: Path | None) -> Bundle:
         return open_bundle(bundle)
     path = default_bundle_path()
     if not Path(path).is_dir():
-        raise BundleError(
-            "this edgemm carries no default bundle", hint="run: edgemm export --int8 -o bundle"
-        )
+        raise BundleError("this edgemm carries no default bundle", hint="run: edgemm export --int8 -o bundle")
     io.note("using the embedded default bundle")
     return open_bundle(path)
 
 
-def load(
-    io: Io, bundle: Path | None, *, runtime: str = "auto", device: str = "CPU", threads: int = 0
-) -> Model:
+def load(io: Io, bundle: Path | None, *, runtime: str = "auto", device: str = "CPU", threads: int = 0) -> Model:
     """The model of a bundle; the embedded default one, said so, where none was given."""
     from edgemm.model import Model
     from edgemm.runtimes.base import SessionOptions

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 def bench(
     io: Io,
     bundle: args.BundleArgument = None,
-    against: Annotated[
-        Path | None, typer.Option("--against", help="A bundle to time in the same rounds.")
-    ] = None,
+    against: Annotated[Path | None, typer.Option("--against", help="A bundle to time in the same rounds.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Calls of each component.")] = 20,
     data: Annotated[
         Path | None,

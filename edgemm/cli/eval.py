@@ -14,17 +14,13 @@ from edgemm.cli.shared import verb as as_verb
 
 def evaluate(
     io: Io,
-    data: Annotated[
-        Path, typer.Option("--data", help="A directory with metadata.jsonl, or one folder a class.")
-    ],
+    data: Annotated[Path, typer.Option("--data", help="A directory with metadata.jsonl, or one folder a class.")],
     bundle: args.BundleArgument = None,
-    against: Annotated[
-        Path | None, typer.Option("--against", help="A bundle to compare with.")
-    ] = None,
+    against: Annotated[Path | None, typer.Option("--against", help="A bundle to compare with.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")] = None,
-    per_example: Annotated[
-        Path, typer.Option("--per-example", help="Where the line for each example goes.")
-    ] = Path("eval.jsonl"),
+    per_example: Annotated[Path, typer.Option("--per-example", help="Where the line for each example goes.")] = Path(
+        "eval.jsonl"
+    ),
     runtime: args.RuntimeOption = "auto",
     device: args.DeviceOption = "CPU",
     threads: args.ThreadsOption = 0,

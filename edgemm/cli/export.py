@@ -25,21 +25,15 @@ def export(
             help="A checkpoint's directory; in a clone, without it, the project's own.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the bundle goes.")] = Path(
-        "bundle"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the bundle goes.")] = Path("bundle"),
     fp16: Annotated[bool, typer.Option("--fp16", help="Weights in half precision.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and encoders.")] = False,
     calib: Annotated[
         list[Path] | None,
         typer.Option("--calib", help="Pictures, sounds, videos or folders for --int8. Repeatable."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
-    ] = False,
-    list_families: Annotated[
-        bool, typer.Option("--list-families", help="Print what export knows and stop.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")] = False,
+    list_families: Annotated[bool, typer.Option("--list-families", help="Print what export knows and stop.")] = False,
 ) -> None:
     """A checkpoint becomes a bundle: traced, compared with the original, quantized."""
     if list_families:
@@ -118,9 +112,7 @@ def _tell(io: Io, report: ExportReport) -> None:
     parts = table("", "component", "precision", ">bytes", ">max abs", ">cosine")
     for c in document["components"]:
         compared = c["parity_cosine"] is not None
-        numbers = (
-            (f"{c['parity_max_abs']:.1e}", f"{c['parity_cosine']:.5f}") if compared else ("", "")
-        )
+        numbers = (f"{c['parity_max_abs']:.1e}", f"{c['parity_cosine']:.5f}") if compared else ("", "")
         parts.add_row(c["name"], c["precision"], size(c["bytes"]), *numbers)
     gates = table("", "task", "metric", ">original", ">bundle", ">examples", ">tokens equal")
     for g in document["gates"]:

@@ -55,9 +55,7 @@ def as_own(error: BaseException) -> EdgemmError:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return EdgemmError(f"{error.filename}: {error.strerror}")
     what = str(error).strip()
-    return EdgemmError(
-        type(error).__name__ + (f": {what}" if what else ""), hint="run again with --debug"
-    )
+    return EdgemmError(type(error).__name__ + (f": {what}" if what else ""), hint="run again with --debug")
 
 
 def flush() -> None:

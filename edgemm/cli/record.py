@@ -17,15 +17,9 @@ from edgemm.cli.shared import verb as as_verb
 
 def record(
     io: Io,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The recording.")] = Path(
-        "recording.mcap"
-    ),
-    camera: Annotated[
-        str | None, typer.Option("--camera", help="0, /dev/video2, a file, rtsp://…, test://…")
-    ] = None,
-    mic: Annotated[
-        str | None, typer.Option("--mic", help="default, an index, a name's part, a file.")
-    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The recording.")] = Path("recording.mcap"),
+    camera: Annotated[str | None, typer.Option("--camera", help="0, /dev/video2, a file, rtsp://…, test://…")] = None,
+    mic: Annotated[str | None, typer.Option("--mic", help="default, an index, a name's part, a file.")] = None,
     duration: Annotated[str | None, typer.Option("--duration", help="End after 10s, 2m.")] = None,
 ) -> None:
     """Camera and microphone to MCAP: for calibration, replay and bug reports. Ctrl-C ends it."""

@@ -21,47 +21,35 @@ HERE = Path("bundle")
 
 
 Bundle = Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="BUNDLE", help="Without it ./bundle if there is one, else the embedded default."
-        ),
-    ]
+    Path | None,
+    typer.Argument(metavar="BUNDLE", help="Without it ./bundle if there is one, else the embedded default."),
+]
 Camera = Annotated[
-        list[str] | None,
-        typer.Option("--camera", help="0, /dev/video2, a file, rtsp://…, test://… Repeatable."),
-    ]
+    list[str] | None,
+    typer.Option("--camera", help="0, /dev/video2, a file, rtsp://…, test://… Repeatable."),
+]
 Mic = Annotated[
-        str | None,
-        typer.Option("--mic", help="default, a name's part, a file, none."),
-    ]
-Task = Annotated[
-        str | None, typer.Option("--task", help="classify, transcribe, answer; by commas.")
-    ]
-Ask = Annotated[
-        list[str] | None, typer.Option("--ask", help="A question about the picture. Repeatable.")
-    ]
-Every = Annotated[
-        str | None, typer.Option("--every", help="Least time between two frames: 0.5s.")
-    ]
-Size = Annotated[str | None, typer.Option("--size", help="Of the camera: 1280x720.")] = None,
-    fps: Annotated[float | None, typer.Option("--fps", help="Of the camera.")] = None,
-    score_min: Annotated[
-        float, typer.Option("--score-min", min=0.0, max=1.0, help="Labels below are left out.")
-    ]
-MaxNewTokens = Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Bound of an answer.")
-    ]
+    str | None,
+    typer.Option("--mic", help="default, a name's part, a file, none."),
+]
+Task = Annotated[str | None, typer.Option("--task", help="classify, transcribe, answer; by commas.")]
+Ask = Annotated[list[str] | None, typer.Option("--ask", help="A question about the picture. Repeatable.")]
+Every = Annotated[str | None, typer.Option("--every", help="Least time between two frames: 0.5s.")]
+Size = Annotated[str | None, typer.Option("--size", help="Of the camera: 1280x720.")]
+Fps = Annotated[float | None, typer.Option("--fps", help="Of the camera.")]
+ScoreMin = Annotated[float, typer.Option("--score-min", min=0.0, max=1.0, help="Labels below are left out.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Bound of an answer.")]
+Show = Annotated[
+    bool,
+    typer.Option("--show/--no-show", help="A window with the results, where there is a display."),
+]
 Record = Annotated[
-        list[Path] | None,
-        typer.Option("--record", help="out.mp4 (annotated), out.mcap, out.jpg. Repeatable."),
-    ]
-MaxFrames = Annotated[
-        int | None, typer.Option("--max-frames", help="End after so many frames looked at.")
-    ]
-Duration = Annotated[str | None, typer.Option("--duration", help="End after 10s, 2m.")] = None,
-    as_fast_as_possible: Annotated[
-        bool, typer.Option("--as-fast-as-possible", help="Files without pauses or drops.")
-    ]
+    list[Path] | None,
+    typer.Option("--record", help="out.mp4 (annotated), out.mcap, out.jpg. Repeatable."),
+]
+MaxFrames = Annotated[int | None, typer.Option("--max-frames", help="End after so many frames looked at.")]
+Duration = Annotated[str | None, typer.Option("--duration", help="End after 10s, 2m.")]
+AsFastAsPossible = Annotated[bool, typer.Option("--as-fast-as-possible", help="Files without pauses or drops.")]
 
 
 def run(
@@ -72,14 +60,18 @@ def run(
     task: Task = None,
     ask: Ask = None,
     every: Every = None,
-    size: Size = 0.0,
+    size: Size = None,
+    fps: Fps = None,
+    score_min: ScoreMin = 0.0,
     max_new_tokens: MaxNewTokens = 64,
     runtime: args.RuntimeOption = "auto",
     device: args.DeviceOption = "CPU",
     threads: args.ThreadsOption = 0,
+    show: Show = True,
     record: Record = None,
     max_frames: MaxFrames = None,
-    duration: Duration = False,
+    duration: Duration = None,
+    as_fast_as_possible: AsFastAsPossible = False,
 ) -> None:
     """The live pipeline: what the cameras see and the microphone hears, as it happens."""
     from edgemm.live.options import StreamOptions
@@ -101,7 +93,7 @@ def run(
     )
     if not (options.open_cameras or options.mic not in (None, "none")):
         raise UsageError("neither a camera nor a microphone", hint="give --camera or --mic")
-    sinks = [*_screen(io), *map(_recorder, record or ())]
+    sinks = [*_screen(io), *_window(io, show), *map(_recorder, record or ())]
     model = args.load(io, bundle or _here(io), runtime=runtime, device=device, threads=threads)
     Pipeline(model, options, sinks).run()
 
@@ -121,6 +113,16 @@ def _screen(io: Io) -> list[Sink]:
     if io.json:
         return [JsonlSink(_Watched(sys.stdout, io))]  # type: ignore[arg-type]
     return [] if io.quiet else [TextSink(sys.stdout)]
+
+
+def _window(io: Io, show: bool) -> list[Sink]:
+    """The overlay window, or one line that says why there is none."""
+    from edgemm.live.window import WindowSink, why_no_window
+
+    why_not = why_no_window() if show else None
+    if why_not:
+        io.note(why_not)
+    return [WindowSink()] if show and not why_not else []
 
 
 class _Watched:

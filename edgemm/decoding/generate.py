@@ -54,9 +54,7 @@ def log_softmax(logits: Logits) -> Logits:
     return result
 
 
-def generate(
-    decoder: Decoder, embed: Embed, logits: Logits, options: GenerationOptions
-) -> Generated:
+def generate(decoder: Decoder, embed: Embed, logits: Logits, options: GenerationOptions) -> Generated:
     """Continue from `logits` [V] of the last prefilled position until an end token or a limit.
 
     Ties go to the lowest id, as in torch's argmax. Stops without an error where the context is full.

@@ -15,9 +15,7 @@ from edgemm.bundle.spec import GenerationSpec, TimestampSpec
 from edgemm.decoding.generate import Logits, LogitsRule
 
 
-def prompt_ids(
-    start: int, generation: GenerationSpec, *, language: int | None, timestamps: bool
-) -> list[int]:
+def prompt_ids(start: int, generation: GenerationSpec, *, language: int | None, timestamps: bool) -> list[int]:
     """The ids that a window begins with: start, language, task, and whether times are wanted."""
     ids = [start]
     if language is not None:
@@ -75,9 +73,7 @@ class Span:
     t_end_s: float
 
 
-def split_window(
-    tokens: Sequence[int], spec: TimestampSpec, window_s: float
-) -> tuple[list[Span], float]:
+def split_window(tokens: Sequence[int], spec: TimestampSpec, window_s: float) -> tuple[list[Span], float]:
     """Cut a window's tokens at its time stamps; return the spans and how far the next window moves (seconds).
 
     A window that ends in the middle of a span is read again from the last finished one.

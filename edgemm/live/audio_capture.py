@@ -110,10 +110,7 @@ class BlockCutter:
         samples = np.concatenate((self._left, samples))
         whole = len(samples) // BLOCK_SAMPLES * BLOCK_SAMPLES
         self._left = samples[whole:]
-        return [
-            self._block(np.ascontiguousarray(part))
-            for part in samples[:whole].reshape(-1, BLOCK_SAMPLES)
-        ]
+        return [self._block(np.ascontiguousarray(part)) for part in samples[:whole].reshape(-1, BLOCK_SAMPLES)]
 
     def _block(self, samples: NDArray[np.float32]) -> AudioBlock:
         assert self._anchor_s is not None

@@ -63,9 +63,7 @@ class Emitter:
             if now_s - self._reported.get(known.message, -REPEAT_S) < REPEAT_S:
                 return
             self._reported = {known.message: now_s}
-        self.emit(
-            ErrorEvent(source=source, code=known.code, message=known.message, hint=known.hint)
-        )
+        self.emit(ErrorEvent(source=source, code=known.code, message=known.message, hint=known.hint))
 
     def frame(self, frame: Frame) -> None:
         """Hands a frame to the sinks that show or record pictures."""

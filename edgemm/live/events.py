@@ -264,9 +264,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     )
 }  # fmt: skip
 
-RESULT_TYPES = frozenset(
-    {"labels", "caption", "detections", "transcript", "answer_delta", "answer", "description"}
-)
+RESULT_TYPES = frozenset({"labels", "caption", "detections", "transcript", "answer_delta", "answer", "description"})
 
 
 def to_json(event: Event) -> dict[str, Any]:

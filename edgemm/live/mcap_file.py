@@ -90,9 +90,7 @@ class McapRecorder:
         self._writer = Writer(self._file, compression=CompressionType.ZSTD)
         self._guard(lambda: self._begin(start_s))
 
-    def write_picture(
-        self, source: str, data: bytes, codec: str, t_s: float, *, order_s: float | None = None
-    ) -> None:
+    def write_picture(self, source: str, data: bytes, codec: str, t_s: float, *, order_s: float | None = None) -> None:
         """An encoded picture. `codec` is jpeg, h264 or h265; `order_s` its place in decoding
         order where that is not the order of the times."""
         body = {"frame_id": source, "data": base64.b64encode(data).decode(), "format": codec}
@@ -127,9 +125,7 @@ class McapRecorder:
         finally:
             self._drop_file()
 
-    def _write(
-        self, source: str, schema: str, body: dict[str, Any], t_s: float, order_s: float | None
-    ) -> None:
+    def _write(self, source: str, schema: str, body: dict[str, Any], t_s: float, order_s: float | None) -> None:
         t_ns = self._to_ns(t_s)
         if schema != EVENT:
             stamp = {"sec": t_ns // 1_000_000_000, "nsec": t_ns % 1_000_000_000}

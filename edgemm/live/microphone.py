@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from edgemm.errors import RuntimeUnavailable, SourceError
+from edgemm.live.devices import load_sounddevice, quiet_stderr
 from edgemm.live.sources.base import Sound, TransientSourceError
-from edgemm.measure.devices import load_sounddevice, quiet_stderr
 
 PIECE_S = 0.02
 SILENT_S = 0.4
@@ -132,9 +132,7 @@ class MicrophoneReader:
         stream, self._stream = self._stream, None
         if stream is None or _exiting.is_set():
             return
-        helper = threading.Thread(
-            target=_close, args=(stream,), name="edgemm-close-microphone", daemon=True
-        )
+        helper = threading.Thread(target=_close, args=(stream,), name="edgemm-close-microphone", daemon=True)
         _closing.add(helper)
         helper.start()
         helper.join(CLOSE_TIMEOUT_S)

@@ -37,9 +37,7 @@ class SpeechOptions:
         if self.padding_s > self.endpoint_s:
             raise UsageError("padding_s is longer than endpoint_s", hint="lower padding_s")
         if self.max_utterance_s < 2.0:
-            raise UsageError(
-                f"max_utterance_s is {self.max_utterance_s}", hint="give 2 seconds or more"
-            )
+            raise UsageError(f"max_utterance_s is {self.max_utterance_s}", hint="give 2 seconds or more")
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,7 @@ class StreamOptions:
         known = VISION_TASKS + SOUND_TASKS
         unknown = [task for task in self.tasks or () if task not in known]
         if unknown:
-            raise UsageError(
-                f"no live task is called {unknown[0]!r}", hint=f"there are: {', '.join(known)}"
-            )
+            raise UsageError(f"no live task is called {unknown[0]!r}", hint=f"there are: {', '.join(known)}")
 
     @property
     def open_cameras(self) -> tuple[str, ...]:

@@ -110,9 +110,7 @@ class Overlay:
         self._labels(image, results.labels.get(frame.source), size, right, free)
         return image
 
-    def _labels(
-        self, image: Image, event: LabelsEvent | None, size: int, right: int, free: int
-    ) -> None:
+    def _labels(self, image: Image, event: LabelsEvent | None, size: int, right: int, free: int) -> None:
         """Top left: up to three labels, each with its score as a number and as a bar."""
         if event is None or not event.labels:
             return
@@ -171,9 +169,7 @@ class Overlay:
             free = self._block(image, asked + told, size, free)
         return free
 
-    def _block(
-        self, image: Image, lines: Lines, size: int, bottom: int, *, live: bool = False
-    ) -> int:
+    def _block(self, image: Image, lines: Lines, size: int, bottom: int, *, live: bool = False) -> int:
         """Centred lines in a panel that ends above `bottom`; returns its upper edge."""
         line, pad, margin = round(size * 1.45), round(size * 0.55), round(size * 0.6)
         fit = (bottom - 2 * margin - 2 * pad) // line
@@ -194,9 +190,7 @@ class Overlay:
             self._cv2.circle(image, centre, max(2, size // 4), LISTENING, -1, self._cv2.LINE_AA)
         return top
 
-    def _bar(
-        self, image: Image, x: int, y: int, width: int, part: float, size: int, colour: Colour
-    ) -> None:
+    def _bar(self, image: Image, x: int, y: int, width: int, part: float, size: int, colour: Colour) -> None:
         thick = max(1, size // 7)
         self._cv2.rectangle(image, (x, y), (x + width, y + thick), (84, 90, 98), -1)
         filled = round(width * float(np.clip(part, 0, 1)))

@@ -30,6 +30,8 @@ from edgemm.live.vision import Question, VisionWorker
 DRAIN_S = 60.0
 
 _TICK_S = 0.02
+# Below the second that a stop may take in all: warm-up may hold the interpreter.
+_STOP_WAIT_S = 0.8
 
 
 class Pipeline:
@@ -43,9 +45,7 @@ class Pipeline:
     source that could never be opened, and that of an essential sink that failed.
     """
 
-    def __init__(
-        self, model: LiveModel, options: StreamOptions, sinks: Sequence[Sink] = ()
-    ) -> None:
+    def __init__(self, model: LiveModel, options: StreamOptions, sinks: Sequence[Sink] = ()) -> None:
         self._model, self._options = model, options
         self.tasks = _tasks(model, options)
         self.clock = Clock()
@@ -97,7 +97,7 @@ class Pipeline:
         self._stop.set()
         self._wake.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._over.wait(1.0)
+            self._over.wait(_STOP_WAIT_S)
 
     def finish(self) -> None:
         """Ends the run in good order: nothing more is taken from the sources, and what was taken
@@ -187,9 +187,7 @@ class Pipeline:
                 threads.append(("transcribe", transcriber.run))
             threads.append(("sound", self._sound_worker(transcriber).run))
         for name, body in threads:
-            thread = threading.Thread(
-                target=self._guarded, args=(name, body), name=f"edgemm-{name}", daemon=True
-            )
+            thread = threading.Thread(target=self._guarded, args=(name, body), name=f"edgemm-{name}", daemon=True)
             self._workers.append(thread)
             thread.start()
 
@@ -267,9 +265,7 @@ class Pipeline:
     def _emit_summary(self) -> SummaryEvent:
         now_s = self.clock.now_s()
         duration_s = now_s - (now_s if self._open_s is None else self._open_s)
-        return self.emitter.emit(
-            self._stats.summary(now_s, duration_s, self.inputs.counts(), self.emitter.dropped())
-        )
+        return self.emitter.emit(self._stats.summary(now_s, duration_s, self.inputs.counts(), self.emitter.dropped()))
 
     def _fail(self, error: EdgemmError) -> None:
         with self._lock:
@@ -335,9 +331,7 @@ def _tasks(model: LiveModel, options: StreamOptions) -> tuple[str, ...]:
         )
     wanted = tuple(options.tasks) if options.tasks else tuple(can)
     if not (options.open_cameras or microphone_of(options) or options.push):
-        raise UsageError(
-            "there is neither a camera nor a microphone", hint="give --camera or --mic"
-        )
+        raise UsageError("there is neither a camera nor a microphone", hint="give --camera or --mic")
     if options.ask and "answer" not in wanted:
         raise TaskUnavailable(
             f"{model.name} cannot answer questions",

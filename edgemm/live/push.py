@@ -42,9 +42,7 @@ class PushVideo:
         """Takes uint8 [H, W, 3] RGB, which must not be changed afterwards, and returns its frame
         id. `t_capture_s` is on the pipeline's clock (None: now). Never waits."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise InputError(
-                f"a frame is uint8 [H, W, 3] RGB, and this is {image.dtype} {list(image.shape)}"
-            )
+            raise InputError(f"a frame is uint8 [H, W, 3] RGB, and this is {image.dtype} {list(image.shape)}")
         stamp_s = self._clock.now_s() if t_capture_s is None else t_capture_s
         frame = Frame(next(self._ids), self.name, image, stamp_s)
         self.ledger.captured()

@@ -54,9 +54,7 @@ class _Recording:
         self.epoch = Epoch(self.clock)
         self.start_s = self.epoch.ready()
         self.limit_s = float("inf") if duration_s is None else duration_s
-        self.recorder = McapRecorder(
-            path, wall_offset_s=self.clock.wall_offset_s, start_s=self.start_s
-        )
+        self.recorder = McapRecorder(path, wall_offset_s=self.clock.wall_offset_s, start_s=self.start_s)
         self.failure: EdgemmError | None = None
         self.frames = 0
         self.last_s = 0.0
@@ -116,9 +114,7 @@ class _Recording:
         order_s = item.order_s if media and item.order_s is not None else t_s
         start_s = self.start_s
         try:
-            self.recorder.write_picture(
-                "camera", item.data, item.codec, start_s + t_s, order_s=start_s + order_s
-            )
+            self.recorder.write_picture("camera", item.data, item.codec, start_s + t_s, order_s=start_s + order_s)
         except EdgemmError as error:
             self.failure = error
             return

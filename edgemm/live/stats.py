@@ -144,10 +144,7 @@ class RunStats:
         )
 
     def _stage_quantiles(self) -> dict[str, StageQuantiles]:
-        return {
-            name: StageQuantiles(item.quantile(0.5), item.quantile(0.99))
-            for name, item in self._stages.items()
-        }
+        return {name: StageQuantiles(item.quantile(0.5), item.quantile(0.99)) for name, item in self._stages.items()}
 
 
 def rss_mb() -> float:

@@ -30,9 +30,7 @@ class Stream:
     within a second. Threads are daemons; no signal handler is touched.
     """
 
-    def __init__(
-        self, model: LiveModel, options: StreamOptions, sinks: Sequence[Sink] = ()
-    ) -> None:
+    def __init__(self, model: LiveModel, options: StreamOptions, sinks: Sequence[Sink] = ()) -> None:
         self._pipeline = Pipeline(model, options, sinks)
         self._queue = SinkQueue(SinkLimits(events=WAITING_EVENTS))
         self._queue.patient = False
@@ -86,9 +84,7 @@ class Stream:
         """The last event of a type (such as "labels"), or None if there is none or it is older
         than `max_age_s`. Never waits. Raises UsageError for an unknown type."""
         if event_type not in EVENT_TYPES:
-            raise UsageError(
-                f"no event is called {event_type!r}", hint=f"there are: {', '.join(EVENT_TYPES)}"
-            )
+            raise UsageError(f"no event is called {event_type!r}", hint=f"there are: {', '.join(EVENT_TYPES)}")
         return self._pipeline.latest(event_type, max_age_s)
 
     def ask(self, question: str) -> int:

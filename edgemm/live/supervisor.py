@@ -136,9 +136,7 @@ class Supervisor(Generic[T]):
 
     def start(self) -> None:
         """Starts the watching thread; returns at once."""
-        self._thread = threading.Thread(
-            target=self._watch, name=f"edgemm-watch-{self._name}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._watch, name=f"edgemm-watch-{self._name}", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
@@ -182,9 +180,7 @@ class Supervisor(Generic[T]):
         except EdgemmError as error:
             attempt.error = error
         except Exception as error:  # a library's surprise must not end the watch
-            attempt.error = TransientSourceError(
-                f"{self._spec}: {type(error).__name__}: {redact(str(error))}"
-            )
+            attempt.error = TransientSourceError(f"{self._spec}: {type(error).__name__}: {redact(str(error))}")
         finally:
             reader.close()
             self._closed(reader)

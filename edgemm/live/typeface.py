@@ -41,9 +41,7 @@ class Typeface:
             self._cv2.putText(image, text, (x, baseline), colour, self._font, size_px, weight)
             return
         scale, thickness = self._stroke(size_px, weight)
-        self._cv2.putText(
-            image, _ascii(text), (x, baseline), 0, scale, colour, thickness, self._cv2.LINE_AA
-        )
+        self._cv2.putText(image, _ascii(text), (x, baseline), 0, scale, colour, thickness, self._cv2.LINE_AA)
 
     def wrap(self, text: str, size_px: int, width_px: int, most: int) -> list[str]:
         """The text in lines no wider than `width_px`; of more than `most` lines the last ones are

@@ -89,9 +89,7 @@ class Freshness:
             self._interval_s = 0.8 * old_s + 0.2 * new_s
         interval_s = self._interval_s
         old = (
-            interval_s is not None
-            and interval_s <= _LONGEST_INTERVAL_S
-            and now_s - frame.t_capture_s > interval_s / 2
+            interval_s is not None and interval_s <= _LONGEST_INTERVAL_S and now_s - frame.t_capture_s > interval_s / 2
         )
         self._skipped = old and not self._skipped
         return self._skipped

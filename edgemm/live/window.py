@@ -66,7 +66,8 @@ class WindowSink:
         assert self._context is not None
         name = self._title if frame.source == "camera" else f"{self._title} {frame.source}"
         if name not in self._shown:
-            self._cv2.namedWindow(name, self._cv2.WINDOW_NORMAL | self._cv2.WINDOW_KEEPRATIO)
+            kind = self._cv2.WINDOW_NORMAL | self._cv2.WINDOW_KEEPRATIO | self._cv2.WINDOW_GUI_NORMAL
+            self._cv2.namedWindow(name, kind)
             self._cv2.resizeWindow(name, frame.image.shape[1], frame.image.shape[0])
             self._shown.add(name)
         image = self._overlay.draw(frame, self._results)

@@ -1,1 +1,1 @@
-"""Metrics, benchmarks, and what this machine has."""
+"""Evaluation, benchmarks, inspection, and what this machine has."""

@@ -38,9 +38,7 @@ def read_rows(data: Path, *, limit: int | None = None) -> list[Row]:
     rows = _metadata(data) if (data / METADATA).is_file() else _folders(data)
     found = [row for row, _ in zip(rows, range(limit) if limit else iter(int, 1), strict=False)]
     if not found:
-        raise SourceError(
-            f"{data} has no examples", hint=f"give a directory with {METADATA}, or a folder a class"
-        )
+        raise SourceError(f"{data} has no examples", hint=f"give a directory with {METADATA}, or a folder a class")
     return found
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from edgemm.bundle.files import write_atomically
 from edgemm.errors import EdgemmError, InputError
 from edgemm.measure.data import Row, read_rows
-from edgemm.measure.metrics import top1, wer
 from edgemm.processing.audio import load_audio
+from edgemm.tasks.metrics import top1, wer
 
 if TYPE_CHECKING:
     from edgemm.model import Model
@@ -70,7 +70,7 @@ def evaluate(
     if other is None:
         return Evaluation(metrics, len(rows), tuple(examples))
     against = _metrics(examples, [e.other or "" for e in examples])
-    drop = {name: _WORSE[name] * (metrics[name] - against[name]) for name in metrics}
+    drop = {n: round(_WORSE[n] * (metrics[n] - against[n]), 4) + 0.0 for n in metrics}
     return Evaluation(metrics, len(rows), tuple(examples), against, drop)
 
 

@@ -92,11 +92,7 @@ def _bundle(root: Path) -> Inspection:
 
 
 def _component(manifest: Manifest, component: Component) -> ComponentInfo:
-    own = [
-        p
-        for p in manifest.checks.parity
-        if (p.component, p.precision) == (component.name, component.precision)
-    ]
+    own = [p for p in manifest.checks.parity if (p.component, p.precision) == (component.name, component.precision)]
     types = {m.name: m.source.model_type for m in manifest.models}
     return ComponentInfo(
         name=component.name,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import edgemm
 from edgemm.errors import EdgemmError
-from edgemm.measure.devices import Camera, Microphone, list_cameras, list_microphones
+from edgemm.live.devices import Camera, Microphone, list_cameras, list_microphones
 
 _T = TypeVar("_T")
 

@@ -77,9 +77,7 @@ def predict(
     return Prediction(file=str(path), kind=kind, **done)
 
 
-def _tasks(
-    model: Model, kind: str, task: str | None, question: str | None, path: Path
-) -> tuple[str, ...]:
+def _tasks(model: Model, kind: str, task: str | None, question: str | None, path: Path) -> tuple[str, ...]:
     fitting = TASKS_OF[kind]
     if task == "answer" and not question:
         raise InputError("there is no question to answer", hint="add --question TEXT")

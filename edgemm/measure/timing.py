@@ -33,7 +33,4 @@ def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[
             start = time.perf_counter()
             call()
             taken[key].append((time.perf_counter() - start) * 1e3)
-    return {
-        key: Times(round(quantile(t, 0.5), 4), round(quantile(t, 0.99), 4), len(t))
-        for key, t in taken.items()
-    }
+    return {key: Times(round(quantile(t, 0.5), 4), round(quantile(t, 0.99), 4), len(t)) for key, t in taken.items()}

@@ -30,20 +30,15 @@ def to_mono(samples: ArrayLike) -> Samples:
         raise InputError("the sound is empty: expected at least one sample")
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] > _MAX_CHANNELS):
         raise InputError(
-            f"a sound of shape {list(array.shape)} is not usable: "
-            "expected [samples] or [samples, channels]",
+            f"a sound of shape {list(array.shape)} is not usable: expected [samples] or [samples, channels]",
             hint="transpose it if the channels come first",
         )
     if array.dtype in _FULL_SCALE:
         array = array.astype(np.float32) / np.float32(_FULL_SCALE[array.dtype])
     elif array.dtype.kind != "f":
-        raise InputError(
-            f"a sound of {array.dtype} is not usable: expected int16, int32 or float32 in -1…1"
-        )
+        raise InputError(f"a sound of {array.dtype} is not usable: expected int16, int32 or float32 in -1…1")
     if not np.isfinite(array).all():
-        raise InputError(
-            "the sound has NaN or infinite samples", hint="look at what recorded or decoded it"
-        )
+        raise InputError("the sound has NaN or infinite samples", hint="look at what recorded or decoded it")
     mono = array if array.ndim == 1 else array.mean(axis=1)
     return np.ascontiguousarray(mono, np.float32)
 
@@ -81,9 +76,7 @@ class StreamResampler:
         if sample_rate_hz != target_hz:
             import soxr
 
-            self._stream = soxr.ResampleStream(
-                sample_rate_hz, target_hz, 1, dtype="float32", quality="HQ"
-            )
+            self._stream = soxr.ResampleStream(sample_rate_hz, target_hz, 1, dtype="float32", quality="HQ")
 
     def push(self, samples: ArrayLike) -> Samples:
         """The next samples at the target rate, possibly none. Raises as `to_mono` does."""

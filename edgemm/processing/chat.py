@@ -85,9 +85,7 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """Plain JSON: Jinja's own filter would escape HTML."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> None:
@@ -124,6 +122,4 @@ def _compile(template: str) -> Template:
     try:
         return environment.from_string(template)
     except jinja2.TemplateSyntaxError as error:
-        raise BundleError(
-            f"the chat template is broken: {error}", hint="export the bundle again"
-        ) from error
+        raise BundleError(f"the chat template is broken: {error}", hint="export the bundle again") from error

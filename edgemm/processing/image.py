@@ -64,11 +64,7 @@ def _read(path: str | os.PathLike[str]) -> Pixels:
     except cv2.error:
         bgr = None
     if bgr is None:
-        what = (
-            "a text file"
-            if media.is_text(media.read_head(file))
-            else "not a picture that can be decoded"
-        )
+        what = "a text file" if media.is_text(media.read_head(file)) else "not a picture that can be decoded"
         raise SourceError(f"{file} is {what}", hint="give a JPEG, PNG, WebP, BMP or TIFF file")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
@@ -85,8 +81,7 @@ def _array_to_rgb(array: NDArray[Any]) -> Pixels:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise InputError(
-            f"a picture of shape {list(array.shape)} is not usable: "
-            "expected [H, W] or [H, W, 1 | 3 | 4]",
+            f"a picture of shape {list(array.shape)} is not usable: expected [H, W] or [H, W, 1 | 3 | 4]",
             hint="channels come last; pass one picture at a time",
         )
     if array.shape[2] == 1:

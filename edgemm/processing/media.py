@@ -54,9 +54,7 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     except (OSError, ValueError) as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError(
-            f"{file} cannot be read: {error}", hint="check its permissions"
-        ) from error
+        raise SourceError(f"{file} cannot be read: {error}", hint="check its permissions") from error
 
 
 def read_head(file: Path) -> bytes:

@@ -104,9 +104,7 @@ def _weights(size_in: int, size_out: int, name: str) -> tuple[NDArray[np.int64],
 
 
 @lru_cache(maxsize=64)
-def _bands(
-    size_in: int, size_out: int, name: str, first: int, last: int, fast: bool
-) -> tuple[_Band, ...]:
+def _bands(size_in: int, size_out: int, name: str, first: int, last: int, fast: bool) -> tuple[_Band, ...]:
     """The weight matrix of outputs `first:last`, cut into bands. Cached by sizes."""
     begin, weights = _weights(size_in, size_out, name)
     taps = weights.shape[1]
@@ -121,11 +119,7 @@ def _bands(
             count = min(taps, width - shift)
             dense[row - low, shift : shift + count] = weights[row, :count]
         dense /= 1 << _WEIGHT_BITS
-        bands.append(
-            _Band(
-                low - first, high - first, source, dense.astype(np.float32 if fast else np.float64)
-            )
-        )
+        bands.append(_Band(low - first, high - first, source, dense.astype(np.float32 if fast else np.float64)))
     return tuple(bands)
 
 
@@ -210,16 +204,13 @@ def _turn(image: Pixels) -> Pixels:
 def _check(image: Pixels, size_hw: tuple[int, int], filter: str) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(
-            f"cannot resize an array {list(image.shape)} of {image.dtype}: "
-            "expected [H, W, 3] of uint8",
+            f"cannot resize an array {list(image.shape)} of {image.dtype}: expected [H, W, 3] of uint8",
             hint="call edgemm.processing.image.to_rgb first",
         )
     if not all(1 <= edge <= _MAX_EDGE_PX for edge in size_hw):
         raise InputError(f"cannot resize to {size_hw}: expected edges of 1 to {_MAX_EDGE_PX} px")
     if filter not in (*_FILTERS, "nearest"):
-        raise InputError(
-            f"unknown filter {filter!r}: expected one of nearest, {', '.join(_FILTERS)}"
-        )
+        raise InputError(f"unknown filter {filter!r}: expected one of nearest, {', '.join(_FILTERS)}")
 
 
 def resize(

@@ -60,9 +60,7 @@ def _whole_tiles(height: int, width: int, tile: int) -> tuple[int, int]:
 def split(image: Pixels, spec: TilesSpec) -> Grid:
     """`[H, W, 3]` uint8 → tiles `[max_image_size, max_image_size, 3]` uint8."""
     tile = spec.max_image_size
-    image = resize(
-        image, _longest_edge(image.shape[0], image.shape[1], spec.longest_edge), spec.resample
-    )
+    image = resize(image, _longest_edge(image.shape[0], image.shape[1], spec.longest_edge), spec.resample)
     if not spec.do_image_splitting:
         return Grid((resize(image, (tile, tile), spec.resample),), 0, 0)
     image = resize(image, _whole_tiles(image.shape[0], image.shape[1], tile), spec.resample)
@@ -81,16 +79,13 @@ def image_prompt(rows: int, cols: int, image_seq_len: int, chat: ChatSpec) -> st
     """The text that stands for one picture: placeholders for every tile and for the whole."""
     fake, run = chat.fake_image_token, chat.image_token * image_seq_len
     lines = "".join(
-        "".join(f"{fake}<row_{row + 1}_col_{col + 1}>{run}" for col in range(cols)) + "\n"
-        for row in range(rows)
+        "".join(f"{fake}<row_{row + 1}_col_{col + 1}>{run}" for col in range(cols)) + "\n" for row in range(rows)
     )
     gap = "\n" if rows or cols else ""
     return f"{lines}{gap}{fake}{chat.global_image_token}{run}{fake}"
 
 
-def expand_images(
-    prompt: str, rows: Sequence[int], cols: Sequence[int], image_seq_len: int, chat: ChatSpec
-) -> str:
+def expand_images(prompt: str, rows: Sequence[int], cols: Sequence[int], image_seq_len: int, chat: ChatSpec) -> str:
     """Replace the prompt's image tokens, in order, by what stands for each picture.
 
     Raises `InputError` where the prompt has more or fewer image tokens than there are pictures.

@@ -14,9 +14,7 @@ def sample_indices(total: int, count: int) -> list[int]:
     Frame `i` of the result is `floor(i · total / count)`, as transformers' video processors sample.
     """
     if total < 1 or count < 1:
-        raise InputError(
-            f"cannot take {count} of {total} frames: expected at least one of at least one"
-        )
+        raise InputError(f"cannot take {count} of {total} frames: expected at least one of at least one")
     if count >= total:
         return list(range(total))
     return [index * total // count for index in range(count)]

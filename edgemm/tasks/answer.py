@@ -48,9 +48,7 @@ def prompt_for(
     if not images:
         return Prompt(words.encode(text), None)
     seen = preprocess_many(list(images), processing.image)
-    text = expand_images(
-        text, seen.rows, seen.cols, processing.image.image_seq_len, processing.chat
-    )
+    text = expand_images(text, seen.rows, seen.cols, processing.image.image_seq_len, processing.chat)
     return Prompt(words.encode(text), seen.pixel_values)
 
 
@@ -64,9 +62,7 @@ class Answerer:
         self._graphs = graphs
         self._tokens: TokensSpec = entry.tokens
         self._image_token: int = entry.tokens.image
-        self.tokenizer = Tokenizer(
-            graphs.bundle.file(entry.processing.text.tokenizer), entry.processing.text
-        )
+        self.tokenizer = Tokenizer(graphs.bundle.file(entry.processing.text.tokenizer), entry.processing.text)
 
     def __call__(
         self,

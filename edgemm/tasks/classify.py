@@ -25,9 +25,7 @@ class Classifier:
         if spec is None or graphs.entry.labels is None:
             raise BundleError(f"{graphs.entry.name} lacks its image processing or its labels")
         self._spec = spec
-        self.names: tuple[str, ...] = tuple(
-            json.loads(graphs.bundle.file(graphs.entry.labels).read_text())
-        )
+        self.names: tuple[str, ...] = tuple(json.loads(graphs.bundle.file(graphs.entry.labels).read_text()))
 
     def __call__(self, image: Any, *, top: int = 5) -> Labels:
         """The `top` classes of one picture, best first."""

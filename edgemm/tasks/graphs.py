@@ -53,9 +53,7 @@ class Graphs:
                 states = tuple(map(_state_port, self.bundle.manifest.states_of(component.name)))
                 module = registry.module(self.runtime_of("decoder"))
                 path = self.bundle.file(component.file)
-                self._decoder = module.load_decoder(
-                    path, states, self.entry.context, self._options("decoder")
-                )
+                self._decoder = module.load_decoder(path, states, self.entry.context, self._options("decoder"))
             self._decoder.reset()
             return self._decoder
 

@@ -51,9 +51,7 @@ class Transcriber:
         self._generation: GenerationSpec = entry.generation
         self.tokenizer = Tokenizer(graphs.bundle.file(text.tokenizer), text)
 
-    def __call__(
-        self, samples: Any, *, sample_rate_hz: int = 16_000, language: str | None = None
-    ) -> Transcript:
+    def __call__(self, samples: Any, *, sample_rate_hz: int = 16_000, language: str | None = None) -> Transcript:
         """Transcribe sound of any length; longer sound than the model's window is read in windows.
 
         `language` is a code that the checkpoint knows; None lets a multilingual model decide.
@@ -62,9 +60,7 @@ class Transcriber:
         mono = to_mono_16k(samples, sample_rate_hz, self._spec.sample_rate_hz)
         hear = self._raw if isinstance(self._spec, RawAudioSpec) else self._mel
         parts, said = hear(mono, language)
-        segments = tuple(
-            Segment(self._text(p.tokens), round(p.t_start_s, 3), round(p.t_end_s, 3)) for p in parts
-        )
+        segments = tuple(Segment(self._text(p.tokens), round(p.t_start_s, 3), round(p.t_end_s, 3)) for p in parts)
         logs = [x for g in said for x in g.log_probabilities]
         return Transcript(
             text=" ".join(s.text for s in segments if s.text)

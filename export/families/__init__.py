@@ -43,8 +43,7 @@ def find(model_type: str) -> Family:
     if model_type not in names():
         near = difflib.get_close_matches(model_type, names(), n=3, cutoff=0.5)
         raise CheckpointError(
-            f"no family exports model_type {model_type!r}"
-            + (f"; the nearest are {', '.join(near)}" if near else ""),
+            f"no family exports model_type {model_type!r}" + (f"; the nearest are {', '.join(near)}" if near else ""),
             hint="run: edgemm export --list-families",
         )
     return cast(Family, importlib.import_module(f"{__name__}.{model_type.replace('-', '_')}"))

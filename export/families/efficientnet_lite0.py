@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
@@ -44,7 +43,12 @@ class SameConv(nn.Module):
     """Convolution, batch norm and, if asked, ReLU6, with TensorFlow's "same" padding."""
 
     def __init__(
-        self, channels: tuple[int, int], kernel: int, stride: int = 1, groups: int = 1, act: bool = True
+        self,
+        channels: tuple[int, int],
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        act: bool = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(*channels, kernel, stride, groups=groups, bias=False)
@@ -137,10 +141,9 @@ def load(checkpoint: Checkpoint) -> EfficientNetLite0:
         raise CheckpointError(f"{checkpoint.path} is no EfficientNet-lite0: {error}") from error
     absent = [m for m in missing if not m.endswith("num_batches_tracked")]
     if absent or unexpected:
-        raise CheckpointError(
-            f"{checkpoint.path} is no EfficientNet-lite0: {(absent + unexpected)[0]} does not fit"
-        )
-    return network.eval()
+        raise CheckpointError(f"{checkpoint.path} is no EfficientNet-lite0: {(absent + unexpected)[0]} does not fit")
+    network.eval()
+    return network
 
 
 def plan(checkpoint: Checkpoint) -> ModelPlan:

@@ -50,9 +50,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         cross_max=int(_MAX_S * _RATE_HZ) // _STRIDE_SAMPLES,
     )
     sound = Port("input_values", torch.float32, ("batch", "samples"))
-    sizes = tuple(
-        {"batch": b, "samples": n} for b, n in ((2, 4800), (1, 895), (1, 16_001), (3, 2000))
-    )
+    sizes = tuple({"batch": b, "samples": n} for b, n in ((2, 4800), (1, 895), (1, 16_001), (3, 2000)))
     text, files = tokenizer_files(checkpoint)
     tokens = token_ids(original)
     spec = RawAudioSpec(sample_rate_hz=_RATE_HZ, min_s=0.1, max_s=_MAX_S)

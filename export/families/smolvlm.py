@@ -66,8 +66,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         layers=text_config.num_hidden_layers,
         hidden=text_config.hidden_size,
         kv_heads=text_config.num_key_value_heads,
-        head_dim=getattr(text_config, "head_dim", None)
-        or text_config.hidden_size // text_config.num_attention_heads,
+        head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads,
         vocabulary=text_config.vocab_size,
         context=context,
     )

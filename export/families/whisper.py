@@ -73,9 +73,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         model_type=MODEL_TYPE,
         tasks=TASKS,
         graphs=(
-            audio_encoder_plan(
-                traced.model.encoder, projections, shape, sound, {}, ({"batch": 2}, {"batch": 1})
-            ),
+            audio_encoder_plan(traced.model.encoder, projections, shape, sound, {}, ({"batch": 2}, {"batch": 1})),
             decoder_plan(EncoderDecoderDecoder(decoder, traced.proj_out, shape.layers), shape),
             embed_plan(decoder.embed_tokens),
         ),

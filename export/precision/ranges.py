@@ -47,9 +47,7 @@ def channel_maxima(
     return found
 
 
-def clip_limits(
-    model: onnx.ModelProto, names: Sequence[str], examples: Sequence[Feeds]
-) -> dict[str, float]:
+def clip_limits(model: onnx.ModelProto, names: Sequence[str], examples: Sequence[Feeds]) -> dict[str, float]:
     """The clipping limit of each tensor that loses least to rounding and clipping together (mean squared error)."""
     peaks: dict[str, float] = dict.fromkeys(names, 0.0)
     for values in observed(model, names, examples):
@@ -67,7 +65,6 @@ def _best_limit(counts: NDArray[np.float64], peak: float) -> float:
     centres = (np.arange(_BINS) + 0.5) * peak / _BINS
     limits = peak * np.linspace(0.2, 1.0, 81)
     errors = [
-        float((counts * np.where(centres <= t, (t / _LEVELS) ** 2 / 12, (centres - t) ** 2)).sum())
-        for t in limits
+        float((counts * np.where(centres <= t, (t / _LEVELS) ** 2 / 12, (centres - t) ** 2)).sum()) for t in limits
     ]
     return float(limits[int(np.argmin(errors))])

@@ -34,9 +34,7 @@ def smooth(model: onnx.ModelProto, examples: Sequence[Feeds], alpha: float = ALP
     return out
 
 
-def _sites(
-    graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto]
-) -> list[tuple[onnx.NodeProto, list[str]]]:
+def _sites(graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto]) -> list[tuple[onnx.NodeProto, list[str]]]:
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -55,12 +53,10 @@ def _sites(
     return sites
 
 
-def _factors(
-    peaks: NDArray[np.float32], matrices: Sequence[NDArray[np.float32]], alpha: float
-) -> NDArray[np.float32]:
+def _factors(peaks: NDArray[np.float32], matrices: Sequence[NDArray[np.float32]], alpha: float) -> NDArray[np.float32]:
     rows = np.max([np.abs(m).max(1) for m in matrices], axis=0)
-    factors = np.maximum(peaks, 1e-5) ** alpha / np.maximum(rows, 1e-5) ** (1 - alpha)
-    return np.clip(factors, 1e-3, 1e3).astype(np.float32)
+    factors: NDArray[np.float32] = np.maximum(peaks, 1e-5) ** alpha / np.maximum(rows, 1e-5) ** (1 - alpha)
+    return factors.clip(1e-3, 1e3)
 
 
 def _array(tensor: onnx.TensorProto) -> NDArray[np.float32]:

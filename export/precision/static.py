@@ -1,8 +1,8 @@
 """Static int8 for encoders: explicit QDQ, symmetric, one artifact for every runtime.
 
 Weights per output channel, activations per tensor, zero points 0, only MatMul, Gemm and Conv with constant weights,
-and no quantized bias: the form that ONNX Runtime, OpenVINO and TensorRT all read and run as int8. Only what goes into an
-operator is quantized; norms, additions, softmax and attention's own products stay in floating point. The ranges
+and no quantized bias: the form that ONNX Runtime, OpenVINO and TensorRT all read and run as int8. Only what goes
+into an operator is quantized; norms, additions, softmax and attention's own products stay in floating point. The ranges
 come from real examples.
 """
 
@@ -34,7 +34,8 @@ def quantize_static_int8(
     """
     if not examples:
         raise CheckpointError(
-            f"{model.graph.name} needs examples for --int8", hint="add --calib PATH (pictures or sound)"
+            f"{model.graph.name} needs examples for --int8",
+            hint="add --calib PATH (pictures or sound)",
         )
     out = smooth(model, examples)
     graph = out.graph
@@ -42,9 +43,7 @@ def quantize_static_int8(
     chosen = [n for n in graph.node if n.op_type in _OPERATORS and n.input[1] in weights]
     halved = {id(n) for n in chosen if n.op_type in half_ops}
     stored = {id(n) for n in chosen} - halved
-    limits = clip_limits(
-        out, list(dict.fromkeys(n.input[0] for n in chosen if id(n) in stored)), examples
-    )
+    limits = clip_limits(out, list(dict.fromkeys(n.input[0] for n in chosen if id(n) in stored)), examples)
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
     for node in graph.node:
@@ -58,9 +57,7 @@ def quantize_static_int8(
     return out
 
 
-def _activation(
-    graph: onnx.GraphProto, node: onnx.NodeProto, limit: float, done: set[str]
-) -> list[onnx.NodeProto]:
+def _activation(graph: onnx.GraphProto, node: onnx.NodeProto, limit: float, done: set[str]) -> list[onnx.NodeProto]:
     name = node.input[0]
     scale, zero = f"{name}.scale", f"{name}.zero"
     stored, restored = f"{name}.int8", f"{name}.dequantized"

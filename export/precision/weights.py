@@ -1,8 +1,8 @@
 """Weight-only int8: symmetric, blocks of 32 inputs, for decoders, embeddings and heads.
 
 A constant weight W [inputs, outputs] of a MatMul or Gemm becomes int8 [inputs, outputs] with a scale per block and
-output, and a DequantizeLinear before its consumer (opset 21). ONNX Runtime fuses that pair into one operator that reads the
-int8 weight; OpenVINO and TensorRT read the same nodes. An embedding table in the head's layout is read by Gather
+output, and a DequantizeLinear before its consumer (opset 21). ONNX Runtime fuses that pair into one operator that reads
+the int8 weight; OpenVINO and TensorRT read the same nodes. An embedding table in the head's layout is read by Gather
 from the same int8 tensor, so that a tied table stays one.
 """
 
@@ -104,16 +104,14 @@ def _quantized_matmul(
     node.input[1] = output
     if not first:
         return [node]
-    dequantize = helper.make_node(
-        "DequantizeLinear", [values, scales], [output], name=output, axis=0, block_size=block
-    )
+    dequantize = helper.make_node("DequantizeLinear", [values, scales], [output], name=output, axis=0, block_size=block)
     return [dequantize, node]
 
 
 def _quantized_gather(
     graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
 ) -> list[onnx.NodeProto]:
-    """Gather int8 columns and their scales, and multiply. Spelled out: OpenVINO dequantizes blocks of constants only."""
+    """Gather int8 columns and their scales, and multiply: OpenVINO dequantizes blocks of constants only."""
     values, scales, block = _store(graph, tensor, done)
     name, ids = node.output[0], node.input[1]
     block_of_row = f"{tensor.name}.block"

@@ -42,9 +42,7 @@ def build(out: Path, cache: Path) -> list[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
-    parser.add_argument(
-        "--cache", type=Path, default=Path.home() / ".cache/edgemm/recipes", help="wheels go here"
-    )
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/edgemm/recipes", help="wheels go here")
     options = parser.parse_args()
     try:
         files = build(options.out, options.cache)

@@ -111,9 +111,7 @@ def _cut(photo: np.ndarray, x: float, y: float, width: float) -> np.ndarray:
     scale = WIDTH_PX / cut_w
     matrix = np.array([[scale, 0, -left * scale], [0, scale, -top * scale]])
     size = (WIDTH_PX, HEIGHT_PX)
-    cut = cv2.warpAffine(
-        photo, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
+    cut = cv2.warpAffine(photo, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(cut)
 
 
@@ -173,9 +171,7 @@ def _encode_audio(stream: Any, samples: np.ndarray) -> Iterator[Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the mp4 to write")
-    parser.add_argument(
-        "--cache", type=Path, default=Path.home() / ".cache/edgemm/recipes", help="wheels go here"
-    )
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/edgemm/recipes", help="wheels go here")
     options = parser.parse_args()
     cache: Path = options.cache
     try:
@@ -186,9 +182,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     size_bytes = options.out.stat().st_size
-    print(
-        f"{sha256_of(options.out)}  {size_bytes}  {len(frames)} frames, {len(frames) / FPS:.2f} s"
-    )
+    print(f"{sha256_of(options.out)}  {size_bytes}  {len(frames)} frames, {len(frames) / FPS:.2f} s")
     return 0
 
 

@@ -20,9 +20,7 @@ def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def write_tensors(
-    folder: Path, tensors: Mapping[str, np.ndarray], max_bytes: int = MAX_SHARD_BYTES
-) -> None:
+def write_tensors(folder: Path, tensors: Mapping[str, np.ndarray], max_bytes: int = MAX_SHARD_BYTES) -> None:
     """`model.safetensors`, or numbered shards with an index, as transformers names them.
 
     Tensors go into the shards in the order of their names, so that the split is always the same.

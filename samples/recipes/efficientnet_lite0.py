@@ -155,9 +155,7 @@ class _StateDictUnpickler(pickle.Unpickler):
         return _Storage(str(key), dtype)
 
 
-def _rebuild(
-    storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
-) -> _View:
+def _rebuild(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> _View:
     return _View(storage, offset, shape, strides)
 
 

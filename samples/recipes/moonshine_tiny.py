@@ -133,9 +133,7 @@ def build(folder: Path, cache: Path) -> None:
 
 def read_graph(data: bytes) -> Graph:
     """Constants and operators of an `.ort` file."""
-    reader: Any = importlib.import_module(
-        "onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession"
-    )
+    reader: Any = importlib.import_module("onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession")
     root = reader.InferenceSession.GetRootAsInferenceSession(data, 0).Model().Graph()
     constants: dict[str, np.ndarray] = {}
     nodes: list[Node] = []

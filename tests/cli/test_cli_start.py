@@ -52,9 +52,7 @@ def test_import_is_fast() -> None:
     assert _best_of_three([sys.executable, "-c", "import edgemm"]) - bare < IMPORT_MAX_S
 
 
-@pytest.mark.parametrize(
-    "code", ["import edgemm", "from edgemm.cli.app import invoke\ninvoke(['run', '--help'])"]
-)
+@pytest.mark.parametrize("code", ["import edgemm", "from edgemm.cli.app import invoke\ninvoke(['run', '--help'])"])
 def test_nothing_heavy_is_imported(code: str) -> None:
     assert _loaded_by(code) & set(HEAVY) == set()
 
@@ -132,9 +130,7 @@ def test_wrong_config_is_a_usage_error(cli: Cli, tmp_path: Path, text: str, word
     assert word in cli.refused("run", "--config", file, code=2)
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted_s"), [("0.5s", 0.5), ("500ms", 0.5), ("2m", 120.0), ("3", 3.0), (".5", 0.5)]
-)
+@pytest.mark.parametrize(("text", "wanted_s"), [("0.5s", 0.5), ("500ms", 0.5), ("2m", 120.0), ("3", 3.0), (".5", 0.5)])
 def test_seconds(text: str, wanted_s: float) -> None:
     assert args.seconds(text, "--every") == wanted_s
 
@@ -157,9 +153,7 @@ def test_unexpected_error_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_full_stdout_is_said() -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [*COMMAND, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
+        done = subprocess.run([*COMMAND, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: no space left")
     assert done.stderr.count("\n") == 1
@@ -179,9 +173,7 @@ def test_a_reader_that_goes_is_quiet() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_ends_a_run_with_its_summary(number: signal.Signals) -> None:
     argv = [*COMMAND, "run", "--camera", "test://", "--mic", "test://"]
-    with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    ) as run:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as run:
         assert run.stdout is not None
         while "live" not in (line := run.stdout.readline()):
             assert line
@@ -210,9 +202,7 @@ def test_ctrl_c_at_any_moment_of_the_start_is_130(delay_s: float) -> None:
         "except KeyboardInterrupt:\n"  # it came before main began
         "    os._exit(130)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=20
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=20)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
     assert "error:" not in done.stderr

@@ -44,9 +44,7 @@ EXPORT = _object(
         1,
     ),
     tokens_equal=_map(NUMBER),
-    gate=_object(
-        metric={"type": ["string", "null"]}, before=MAYBE, after=MAYBE, restored=_list(TEXT)
-    ),
+    gate=_object(metric={"type": ["string", "null"]}, before=MAYBE, after=MAYBE, restored=_list(TEXT)),
     speedup=_map(NUMBER),
 )
 INSPECT = _object(
@@ -59,9 +57,7 @@ INSPECT = _object(
     problems=_list(TEXT),
 )
 TIMES = _object(precision=TEXT, median_ms=NUMBER, p99_ms=NUMBER)
-BENCH = _object(
-    components=_map(_map(TIMES, 1), 1), tasks=_map(_map(NUMBER, 1), 1), peak_rss_mb=NUMBER
-)
+BENCH = _object(components=_map(_map(TIMES, 1), 1), tasks=_map(_map(NUMBER, 1), 1), peak_rss_mb=NUMBER)
 EVAL = _object(metrics=_map(NUMBER, 1), n=NUMBER, per_example=TEXT)
 DEVICES = _object(cameras=_list(_object(spec=TEXT)), microphones=_list(_object(spec=TEXT)))
 DOCTOR = _object(
@@ -271,9 +267,7 @@ def test_run_in_json(cli: Cli, tmp_path: Path) -> None:
         assert sum(1 for _ in container.decode(video=0)) == 20
 
 
-def test_run_prefers_the_bundle_here(
-    cli: Cli, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_prefers_the_bundle_here(cli: Cli, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     argv = (
         "run",
@@ -285,6 +279,7 @@ def test_run_prefers_the_bundle_here(
         "classify",
         "--mic",
         "none",
+        "--no-show",
     )
     assert cli(*argv).errors == ["using the embedded default bundle"]
     (tmp_path / "bundle").symlink_to(bundle)
@@ -293,6 +288,13 @@ def test_run_prefers_the_bundle_here(
     assert ran.errors == ["using ./bundle"]
     assert "ran for" in ran.out
     assert cli(*argv, "--quiet").err == ""
+
+
+def test_run_says_why_there_is_no_window(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    argv = ("run", "--camera", "test://", "--max-frames", "1", "--task", "classify", "--mic", "none")
+    assert any("no display" in line for line in cli(*argv).errors)
 
 
 def test_record_and_replay(cli: Cli, tmp_path: Path) -> None:

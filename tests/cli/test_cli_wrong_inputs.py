@@ -38,10 +38,7 @@ def empty_wav(tmp_path: Path) -> Path:
 
 
 def _safetensors(path: Path, names: list[str]) -> None:
-    header = {
-        n: {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]}
-        for i, n in enumerate(names)
-    }
+    header = {n: {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]} for i, n in enumerate(names)}
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4 * len(names)))
 
@@ -179,9 +176,7 @@ def test_no_default_checkpoint(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mon
     assert "clone" in cli.refused("export", "--int8", "-o", tmp_path / "out")
 
 
-def test_export_without_its_extra(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_export_without_its_extra(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("edgemm.export.pipeline", "torch"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
     line = cli.refused("export", CHECKPOINT / "vad", "-o", tmp_path / "out")
@@ -199,9 +194,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 
-    ran = own_process(
-        "export", CHECKPOINT / "vad", "-o", tmp_path / "out", preexec_fn=small_files_only
-    )
+    ran = own_process("export", CHECKPOINT / "vad", "-o", tmp_path / "out", preexec_fn=small_files_only)
     assert ran.code == 1
     assert len(ran.errors) == 1, ran.err
     assert "no space left" in ran.errors[0]

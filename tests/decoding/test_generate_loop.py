@@ -86,9 +86,7 @@ def test_rules_see_the_ids_so_far_and_change_the_logits():
 
 
 def test_ties_go_to_the_lowest_id():
-    out = generate(
-        Counter(), embed, np.ones(VOCABULARY, np.float32), GenerationOptions(1, (EOS,))
-    )
+    out = generate(Counter(), embed, np.ones(VOCABULARY, np.float32), GenerationOptions(1, (EOS,)))
     assert out.tokens == [0]
 
 

@@ -71,9 +71,7 @@ def checkpoint(name: str) -> Path:
 def exported(name: str, precision: Precision = "fp32") -> ExportReport:
     """The bundle of a tiny checkpoint. Read only."""
     data = () if precision == "fp32" else (calibration_folder(),)
-    return export(
-        checkpoint(name), place() / f"{name}-{precision}", precision=precision, calibrate_on=data
-    )
+    return export(checkpoint(name), place() / f"{name}-{precision}", precision=precision, calibrate_on=data)
 
 
 @cache
@@ -108,9 +106,7 @@ def sound(seconds: float, seed: int = 0) -> NDArray[np.float32]:
         length = int(rng.uniform(0.08, 0.4) * RATE_HZ)
         t = np.arange(min(length, total - at)) / RATE_HZ
         pitch = rng.uniform(90, 260)
-        voice = sum(
-            rng.uniform(0, 1) / k * np.sin(2 * np.pi * pitch * k * t * (1 + 0.2 * t)) for k in range(1, 12)
-        )
+        voice = sum(rng.uniform(0, 1) / k * np.sin(2 * np.pi * pitch * k * t * (1 + 0.2 * t)) for k in range(1, 12))
         hiss = rng.standard_normal(len(t)) * rng.uniform(0, 0.4)
         out[at : at + len(t)] += rng.uniform(0.05, 0.3) * np.hanning(len(t)) * (voice + hiss)
         at += length + int(rng.choice([0.02, 0.1, 0.7]) * RATE_HZ)

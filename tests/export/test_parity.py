@@ -105,9 +105,7 @@ def test_speech_tables_are_tied(name):
 def test_padding_at_the_left_changes_nothing(name):
     """A row with masked positions in front says what the row alone says."""
     graph = next(g for g in plan(name).graphs if g.role == "decoder")
-    session = registry.module("onnxruntime").load_session(
-        exported(name).bundle / "graphs" / "decoder.onnx", EXACT
-    )
+    session = registry.module("onnxruntime").load_session(exported(name).bundle / "graphs" / "decoder.onnx", EXACT)
     source = {"source": 9} if name in _SPEECH else {}
     alone = graph.feeds({"batch": 1, "past": 0, "new": 4, "total": 4, "picks": 4, **source})
     padded = dict(alone)

@@ -145,9 +145,7 @@ def write_video(
 
 def _write_sound(container: av.container.OutputContainer, audio: object, sound: np.ndarray) -> None:
     for start in range(0, len(sound), 1024):
-        frame = av.AudioFrame.from_ndarray(
-            sound[None, start : start + 1024], format="fltp", layout="mono"
-        )
+        frame = av.AudioFrame.from_ndarray(sound[None, start : start + 1024], format="fltp", layout="mono")
         frame.sample_rate, frame.pts = 16_000, start
         container.mux(audio.encode(frame))  # type: ignore[attr-defined]
     container.mux(audio.encode(None))  # type: ignore[attr-defined]

@@ -111,9 +111,7 @@ def test_wished_rate_and_size(clip: Path) -> None:
 def test_picture_and_sound_share_the_epoch(clip: Path) -> None:
     watch = Watch()
     capture = _open(clip, watch)
-    sound = open_audio(
-        str(clip), name="mic", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status
-    )
+    sound = open_audio(str(clip), name="mic", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status)
     sound.start()
     blocks: list[AudioBlock] = []
     with Taker(capture) as taker:

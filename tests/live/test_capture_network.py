@@ -44,9 +44,7 @@ def mjpeg() -> Iterator[MjpegCamera]:
 
 
 def _open(url: str, watch: Watch) -> VideoCapture:
-    return open_video(
-        url, name="camera", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status
-    )
+    return open_video(url, name="camera", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status)
 
 
 def _last_frame_s(taker: Taker) -> float:
@@ -245,9 +243,7 @@ def test_stop_with_a_frozen_camera(rtsp: RtspCamera) -> None:
 
 def test_sound_of_an_rtsp_camera(rtsp: RtspCamera) -> None:
     watch = Watch()
-    sound = open_audio(
-        rtsp.url, name="mic", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status
-    )
+    sound = open_audio(rtsp.url, name="mic", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status)
     sound.start()
     wait_until(lambda: sound.read(0.1) is not None)
     blocks = [block for block in (sound.read(0.5) for _ in range(40)) if block is not None]

@@ -85,9 +85,7 @@ def test_slot_keeps_the_newest() -> None:
 def test_slot_holds_back_a_demand_paced_writer() -> None:
     slot: Slot[int] = Slot()
     left: list[int | None] = []
-    writer = threading.Thread(
-        target=lambda: left.extend(slot.put_when_empty(number) for number in range(4))
-    )
+    writer = threading.Thread(target=lambda: left.extend(slot.put_when_empty(number) for number in range(4)))
     writer.start()
     taken = [slot.take(1.0) for _ in range(2)]
     wait_until(lambda: len(left) == 3)
@@ -232,9 +230,7 @@ def test_stop_does_not_wait_for_a_hung_reader() -> None:
 
 def test_a_reader_that_hangs_in_open_is_an_error() -> None:
     free = threading.Event()
-    capture, _ = _scripted(
-        lambda reader, picture: bool(free.wait(20)) and None, Watch(), open_s=0.3
-    )
+    capture, _ = _scripted(lambda reader, picture: bool(free.wait(20)) and None, Watch(), open_s=0.3)
     capture.start()
     wait_until(lambda: capture.ended, 2)
     assert "gave nothing" in str(capture.error)

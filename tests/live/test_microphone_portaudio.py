@@ -21,12 +21,12 @@ GONE_NOTICED_S = 0.5
 TOLERANCE_S = 0.15
 
 _LIST = (
-    "import json, dataclasses; from edgemm.measure.devices import list_microphones;"
+    "import json, dataclasses; from edgemm.live.devices import list_microphones;"
     "print(json.dumps([dataclasses.asdict(m) for m in list_microphones()]))"
 )
 _WITHOUT_PORTAUDIO = (
     "import ctypes.util; ctypes.util.find_library = lambda name: None;"
-    "from edgemm.measure.devices import list_microphones; list_microphones()"
+    "from edgemm.live.devices import list_microphones; list_microphones()"
 )
 
 

@@ -20,8 +20,7 @@ CLIP = Path(__file__).parents[2] / "samples" / "clip" / "clip.mp4"
 SAID = (
     "he might even have been made amiable himself",
     "unless to be rather cold hearted and rather selfish is to be ill disposed",
-    "had he married a more amiable woman he might have been made still more respectable"
-    " than he was",
+    "had he married a more amiable woman he might have been made still more respectable than he was",
 )
 SPOKEN_S = ((0.6, 3.9), (4.6, 9.9), (10.6, 16.7))
 

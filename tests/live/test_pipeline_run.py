@@ -44,9 +44,7 @@ def played(talking_clip):
         PictureSink(path / "o.png"),
     ]
     model = FakeModel(work_s=0.005)
-    keep, summary = run(
-        model, recorders, cameras=(str(talking_clip),), ask=("where?",), stats_every_s=0.2
-    )
+    keep, summary = run(model, recorders, cameras=(str(talking_clip),), ask=("where?",), stats_every_s=0.2)
     return model, keep, summary
 
 
@@ -181,9 +179,7 @@ def test_max_frames_and_duration(silent_clip):
     assert summary.in_flight == 0
     _, summary = run(FakeModel(), cameras=("test://",), duration_s=0.5)
     assert summary.duration_s == pytest.approx(0.5, abs=0.3)
-    _, summary = run(
-        FakeModel(), cameras=(str(silent_clip),), duration_s=1.0, as_fast_as_possible=True
-    )
+    _, summary = run(FakeModel(), cameras=(str(silent_clip),), duration_s=1.0, as_fast_as_possible=True)
     assert summary.processed == 30
 
 

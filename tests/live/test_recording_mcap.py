@@ -165,9 +165,7 @@ def test_after_a_kill_all_but_the_last_second_is_there(tmp_path: Path) -> None:
         "record('test://?size=320x240', 'test://', sys.argv[1],"
         " on_progress=lambda p: print(p.frames, flush=True))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     frames = 0
     while frames < 75:
@@ -240,9 +238,7 @@ def _nothing(path: Path) -> Any:
         (_nothing, UsageError, "nothing to record"),
     ],
 )
-def test_what_cannot_be_recorded(
-    tmp_path: Path, call: Any, error: type[Exception], says: str
-) -> None:
+def test_what_cannot_be_recorded(tmp_path: Path, call: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         call(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -255,9 +251,7 @@ def test_what_cannot_be_replayed(tmp_path: Path) -> None:
     record(None, "test://?seconds=0.2", sound_only)
     for spec, says in ((path, "is not a recording"), (sound_only, "holds no pictures")):
         watch = Watch()
-        capture = open_video(
-            str(spec), name="c", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status
-        )
+        capture = open_video(str(spec), name="c", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status)
         capture.start()
         wait_until(lambda capture=capture: capture.ended)  # type: ignore[misc]
         assert says in str(capture.error)

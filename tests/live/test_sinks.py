@@ -32,9 +32,7 @@ from edgemm.live.window import WindowSink, why_no_window
 from edgemm.results import Label
 from tests.live.live_fakes import FakeModel, write_video
 
-CONTEXT = SinkContext(
-    has_picture=True, has_sound=True, media_time=False, wall_offset_s=0.0, stop=lambda: None
-)
+CONTEXT = SinkContext(has_picture=True, has_sound=True, media_time=False, wall_offset_s=0.0, stop=lambda: None)
 FLASHES_S = (1.0, 2.5)
 
 
@@ -120,9 +118,7 @@ Pipeline(FakeModel(), options, [TextSink(sys.stdout), VideoSink(sys.argv[1])]).r
 def test_video_opens_after_sigkill(tmp_path):
     out = tmp_path / "out.mp4"
     root = Path(__file__).parents[2]
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(out)], cwd=root, stdout=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(out)], cwd=root, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     with child.stdout:
         while "sees" not in child.stdout.readline():

@@ -13,11 +13,11 @@ import pytest
 
 from edgemm.errors import SourceError
 from edgemm.live.capture import open_video
+from edgemm.live.devices import Camera, list_cameras
 from edgemm.live.sources import v4l2
 from edgemm.live.sources.base import TransientSourceError, Wish
 from edgemm.live.sources.registry import KINDS, find_kind
 from edgemm.live.sources.testing import paint_clock, read_clock
-from edgemm.measure.devices import Camera, list_cameras
 from tests.rig.watching import Taker, Watch, wait_until
 
 
@@ -45,9 +45,7 @@ def test_kind_of_a_spec(spec: str, video: bool, kind: str) -> None:
     assert find_kind(spec, video=video).name == kind
 
 
-@pytest.mark.parametrize(
-    "spec", ["csi://0", "screen://", "browser://", "elephant", "ftp://a:pw@b/c"]
-)
+@pytest.mark.parametrize("spec", ["csi://0", "screen://", "browser://", "elephant", "ftp://a:pw@b/c"])
 def test_unknown_spec_lists_what_is_accepted(spec: str) -> None:
     with pytest.raises(SourceError, match="takes:") as caught:
         find_kind(spec, video=True)
@@ -60,9 +58,7 @@ def test_camera_0_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(v4l2, "list_cameras", lambda: ())
     monkeypatch.setattr(v4l2, "device_path", lambda spec: Path("/nowhere/video0"))
     watch = Watch()
-    capture = open_video(
-        "0", name="camera", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status
-    )
+    capture = open_video("0", name="camera", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status)
     capture.start()
     wait_until(lambda: capture.ended, 2)
     said = str(capture.error)
@@ -127,9 +123,7 @@ def test_v4l2_asks_for_size_and_rate(fake_camera: Path) -> None:
 
 def test_v4l2_unplugged_and_back(fake_camera: Path) -> None:
     watch = Watch()
-    capture = open_video(
-        "0", name="camera", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status
-    )
+    capture = open_video("0", name="camera", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status)
     with Taker(capture):
         watch.wait_for("reconnected")
     assert watch.states() == ["opening", "live", "lost", "reconnected", "ended"]
@@ -174,7 +168,7 @@ def test_cameras_by_their_capabilities(tmp_path: Path, monkeypatch: pytest.Monke
     """The answers of the kernel are played: a camera and the metadata node beside it."""
     import struct
 
-    from edgemm.measure import devices
+    from edgemm.live import devices
 
     def ioctl(fd: int, request: int, buffer: bytearray) -> int:
         number = request & 0xFF

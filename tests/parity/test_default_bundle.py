@@ -9,9 +9,9 @@ import edgemm
 from edgemm.export import families
 from edgemm.export.checkpoint import find_checkpoint
 from edgemm.export.model_plan import Example
-from edgemm.measure.metrics import wer
 from edgemm.processing.audio import load_audio, to_mono_16k
 from edgemm.processing.image import to_rgb
+from edgemm.tasks.metrics import wer
 from tests.rig.pictures import kinds, real_pictures
 from tests.rig.speech import flite_corpus, librivox_clips
 
@@ -69,9 +69,7 @@ def test_runtimes_hear_the_same(heard):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_int8_sees_what_fp32_sees(tmp_path, repository, runtime):
     pictures = real_pictures(tmp_path, 400)
-    plan = families.find("efficientnet-lite0").plan(
-        find_checkpoint(repository / "samples/checkpoint/labels")
-    )
+    plan = families.find("efficientnet-lite0").plan(find_checkpoint(repository / "samples/checkpoint/labels"))
     with edgemm.load(runtime=runtime) as model:
         task = model.task("classify")
         sure, wrong = 0, []
@@ -88,5 +86,3 @@ def test_int8_sees_what_fp32_sees(tmp_path, repository, runtime):
     print(f"{kinds(pictures)}: {sure} sure, disagreements on {runtime}: {wrong}")
     assert sure >= 200
     assert 100 * (1 - len(wrong) / sure) >= MIN_TOP1_PERCENT, wrong
-
-

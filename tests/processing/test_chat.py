@@ -33,9 +33,7 @@ TEMPLATES = {
     "specials": "{{ bos_token }}{{ eos_token }}{{ absent }}",
     "no tools": "{{ tools is none }}{{ documents is none }}",
     "generation": EACH + "{% generation %}{{ m.role }}{% endgeneration %};{% endfor %}",
-    "namespace": "{% set ns = namespace(n=0) %}"
-    + EACH
-    + "{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+    "namespace": "{% set ns = namespace(n=0) %}" + EACH + "{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
     "filters": "{{ messages[0].role | capitalize | trim }}{{ messages | length }}",
     "macro": "{% macro f(x) %}[{{ x }}]{% endmacro %}" + EACH + "{{ f(m.role) }}{% endfor %}",
     "prompt": "{% if add_generation_prompt %}A{% else %}B{% endif %}{{ enable_thinking }}",
@@ -59,9 +57,7 @@ SPECIALS = {"bos_token": "<s>", "eos_token": "</s>"}
 def test_equals_transformers(template, conversation, prompt):
     messages, source = CONVERSATIONS[conversation], TEMPLATES[template]
     variables = {**SPECIALS, "enable_thinking": False}
-    [expected], _ = render_jinja_template(
-        [messages], chat_template=source, add_generation_prompt=prompt, **variables
-    )
+    [expected], _ = render_jinja_template([messages], chat_template=source, add_generation_prompt=prompt, **variables)
     spec = ChatSpec(template=source, special_tokens=SPECIALS)
     made = render(messages, spec, add_generation_prompt=prompt, enable_thinking=False)
     assert made == expected
@@ -84,9 +80,7 @@ def test_a_template_may_refuse_messages():
         render([user_message("x")], spec)
 
 
-@pytest.mark.parametrize(
-    "messages", [[], ["hi"], [{"role": "user"}], [{"content": "x"}], [None]], ids=repr
-)
+@pytest.mark.parametrize("messages", [[], ["hi"], [{"role": "user"}], [{"content": "x"}], [None]], ids=repr)
 def test_malformed_messages(messages):
     with pytest.raises(InputError):
         render(messages, ChatSpec(template=CHATML))

@@ -42,9 +42,7 @@ def test_log_mel_equals_whisper(sound, seconds, n_mels):
 @pytest.mark.parametrize("seconds", [s for s in SECONDS if s > 0.0125])
 def test_whole_log_mel_equals_whisper(sound, seconds):
     samples = sound(seconds)
-    expected = WhisperFeatureExtractor()(
-        samples, sampling_rate=16_000, return_tensors="np", **LONG
-    )["input_features"]
+    expected = WhisperFeatureExtractor()(samples, sampling_rate=16_000, return_tensors="np", **LONG)["input_features"]
     made = log_mel(samples, LogMelSpec(), whole=True)
     np.testing.assert_allclose(made.values, expected, atol=MEL_TOLERANCE)
 

@@ -26,9 +26,7 @@ def test_stretch_equals_vit(picture, size):
     image = picture(*size)
     original = ViTImageProcessorPil(size={"height": 224, "width": 224})
     expected = original(Image.fromarray(image), return_tensors="np")["pixel_values"]
-    spec = ResizeCropSpec(
-        height_px=224, width_px=224, resample="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-    )
+    spec = ResizeCropSpec(height_px=224, width_px=224, resample="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     made = preprocess(image, spec)
     np.testing.assert_allclose(made.pixel_values, expected, atol=TOLERANCE)
     assert made.pixel_values.dtype == np.float32

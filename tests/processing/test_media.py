@@ -41,9 +41,7 @@ def make_video(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize(
-    "name", ["a.mp4", "a.mkv", "a.avi", "a.mov", "ümlaut name.mp4", "no-suffix.mp4"]
-)
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.mov", "ümlaut name.mp4", "no-suffix.mp4"])
 def test_videos(make_video, name):
     path = make_video(name, tone=name.endswith("mp4"))
     if name == "no-suffix.mp4":

@@ -112,9 +112,7 @@ def test_smolvlm_256m_constants(picture):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize(
-    "sizes", [[(48, 64)], [(30, 300)], [(300, 30), (64, 64)], [(9, 9), (200, 100), (100, 200)]]
-)
+@pytest.mark.parametrize("sizes", [[(48, 64)], [(30, 300)], [(300, 30), (64, 64)], [(9, 9), (200, 100), (100, 200)]])
 def test_prompt_and_ids_equal_the_original(picture, make_processor, tokenizer, sizes, scheme):
     images = [picture(*size) for size in sizes]
     messages = [
@@ -135,9 +133,7 @@ def test_prompt_and_ids_equal_the_original(picture, make_processor, tokenizer, s
     assert text.count("<image>") == 5 * len(made.pixel_values)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "pictures"), [("no token", 1), ("<image><image>", 1), ("<image>", 0)]
-)
+@pytest.mark.parametrize(("prompt", "pictures"), [("no token", 1), ("<image><image>", 1), ("<image>", 0)])
 def test_refuses_a_wrong_number_of_pictures(prompt, pictures):
     with pytest.raises(InputError, match="pictures"):
         expand_images(prompt, [0] * pictures, [0] * pictures, 5, CHAT)

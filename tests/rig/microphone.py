@@ -152,7 +152,5 @@ class PipeMicrophone:
 
     def _pactl(self, *arguments: str) -> str:
         environment = {**os.environ, **self.environment}
-        done = subprocess.run(
-            ["pactl", *arguments], env=environment, check=True, capture_output=True, timeout=10
-        )
+        done = subprocess.run(["pactl", *arguments], env=environment, check=True, capture_output=True, timeout=10)
         return done.stdout.decode()

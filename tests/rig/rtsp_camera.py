@@ -59,9 +59,7 @@ class RtspCamera:
     def plug(self) -> None:
         """Starts the camera and waits until it listens."""
         command = [SYSTEM_PYTHON, __file__, str(self.port), self._size, str(self._fps)]
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "up\n"
 

@@ -26,11 +26,9 @@ TRANSCRIPT = re.compile(r"<s>\s*(?P<text>.*?)\s*</s>\s*\((?P<name>[^)]+)\)")
 WORDS = {
     "who": "the young teacher|my friend|the old captain|her sister|a tall stranger|the doctor|"
     "our driver|the quiet gardener|his uncle|the engineer|a tired nurse|the baker",
-    "did": "carried|found|painted|repaired|borrowed|cleaned|noticed|dropped|opened|measured|"
-    "polished|forgot",
+    "did": "carried|found|painted|repaired|borrowed|cleaned|noticed|dropped|opened|measured|polished|forgot",
     "how": "wooden|heavy|yellow|broken|silver|narrow|dusty|beautiful|simple|empty|round|expensive",
-    "what": "basket|window|bicycle|camera|ladder|blanket|bottle|mirror|engine|letter|umbrella|"
-    "piano|lamp|suitcase",
+    "what": "basket|window|bicycle|camera|ladder|blanket|bottle|mirror|engine|letter|umbrella|piano|lamp|suitcase",
     "where": "in the kitchen|behind the station|near the river|on the balcony|under the bridge|"
     "beside the library|in the garden|at the market|outside the museum|along the fence",
     "when": "after lunch|early this morning|before the storm|last summer|on Monday evening|"

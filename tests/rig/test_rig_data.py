@@ -37,9 +37,7 @@ def test_librivox_clips_have_sound_and_text() -> None:
         assert 1.5 < words_per_s < 5.0
 
 
-def test_missing_recordings_name_their_package(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_recordings_name_their_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(speech, "LIBRIVOX", tmp_path)
     with pytest.raises(SourceError, match="apt-get install pocketsphinx-testdata"):
         speech.librivox_clips()
@@ -77,8 +75,7 @@ def test_flite_corpus_speaks_every_voice_clean_and_in_noise(tmp_path: Path) -> N
 
 def test_noise_has_the_promised_power(tmp_path: Path) -> None:
     (clean_path, _), (noisy_path, _) = (
-        speech.flite_corpus(tmp_path / str(snr_db), 1, ("slt",), (snr_db,))[0]
-        for snr_db in (None, 15.0)
+        speech.flite_corpus(tmp_path / str(snr_db), 1, ("slt",), (snr_db,))[0] for snr_db in (None, 15.0)
     )
     clean, noisy = read_wav(clean_path), read_wav(noisy_path)
     margin = round(speech.MARGIN_S * 16_000)

@@ -74,9 +74,7 @@ class Taker:
                 self._capture.ledger.processed()
 
 
-def wait_until(
-    holds: Callable[[], bool], timeout_s: float = 10.0, say: Callable[[], str] = lambda: "never"
-) -> None:
+def wait_until(holds: Callable[[], bool], timeout_s: float = 10.0, say: Callable[[], str] = lambda: "never") -> None:
     """Until it holds; AssertionError after the time-out."""
     deadline_s = time.monotonic() + timeout_s
     while not holds():

@@ -31,9 +31,7 @@ class Original:
     def cross(self, batch, seed=0):
         rng = np.random.default_rng(seed)
         names = [p.name for p in self.graph.inputs if p.name.startswith("cross.")]
-        return {
-            n: rng.normal(0, 1, (batch, self.heads, 6, self.dim)).astype(np.float32) for n in names
-        }
+        return {n: rng.normal(0, 1, (batch, self.heads, 6, self.dim)).astype(np.float32) for n in names}
 
     def embeds(self, new, batch=1, seed=0):
         return np.random.default_rng(seed).normal(0, 1, (batch, new, self.hidden)).astype(np.float32)
@@ -59,9 +57,7 @@ def pair(request):
     name, runtime = request.param
     manifest, path = exported(name).manifest, exported(name).bundle
     states = tuple(map(_state_port, manifest.states_of("decoder")))
-    decoder = registry.module(runtime).load_decoder(
-        path / "graphs" / "decoder.onnx", states, CAPACITY, EXACT
-    )
+    decoder = registry.module(runtime).load_decoder(path / "graphs" / "decoder.onnx", states, CAPACITY, EXACT)
     yield decoder, Original(name)
     decoder.close()
 

@@ -74,9 +74,7 @@ def originals():
 @pytest.fixture(scope="module")
 def bundles():
     open_models = {
-        (name, runtime): model(name, runtime)
-        for name in ("smolvlm", "smolvlm_tied")
-        for runtime in RUNTIMES
+        (name, runtime): model(name, runtime) for name in ("smolvlm", "smolvlm_tied") for runtime in RUNTIMES
     }
     yield open_models
     for one in open_models.values():
@@ -128,9 +126,7 @@ def test_caption_is_the_answer_to_its_prompt(bundles):
     from edgemm.tasks.answer import CAPTION_PROMPT
 
     one, image = bundles["smolvlm", "onnxruntime"], picture(50, 50)
-    assert one.caption(image, max_new_tokens=8).tokens == one.answer(
-        image, CAPTION_PROMPT, max_new_tokens=8
-    ).tokens
+    assert one.caption(image, max_new_tokens=8).tokens == one.answer(image, CAPTION_PROMPT, max_new_tokens=8).tokens
 
 
 def test_an_interrupted_answer_leaves_no_trace(bundles):

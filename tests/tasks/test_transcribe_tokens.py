@@ -58,9 +58,7 @@ def long(name, seconds, seed, **options):
             return_segments=True,
             **options,
         )
-    return [
-        (tuple(s["tokens"].tolist()), float(s["start"]), float(s["end"])) for s in out["segments"][0]
-    ]
+    return [(tuple(s["tokens"].tolist()), float(s["start"]), float(s["end"])) for s in out["segments"][0]]
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)
@@ -76,9 +74,7 @@ def bundles(runtime):
         one.close()
 
 
-@pytest.mark.parametrize(
-    ("language", "seconds"), [("de", 3.0), ("ja", 0.5), (None, 0.5), (None, 29.99), (None, 30.0)]
-)
+@pytest.mark.parametrize(("language", "seconds"), [("de", 3.0), ("ja", 0.5), (None, 0.5), (None, 29.99), (None, 30.0)])
 def test_whisper_window(bundles, language, seconds):
     samples = sound(seconds, int(seconds))
     options = {"language": language} if language else {}
@@ -132,9 +128,7 @@ def test_long_whisper(bundles, seconds, language):
     _same_segments(bundles["whisper"].transcribe(samples, language=language), expected)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "seed"), [(4.009, 1), (4.01, 1), (4.02, 2), (4.5, 1), (9.77, 2), (23.0, 1)]
-)
+@pytest.mark.parametrize(("seconds", "seed"), [(4.009, 1), (4.01, 1), (4.02, 2), (4.5, 1), (9.77, 2), (23.0, 1)])
 def test_long_english_whisper(bundles, seconds, seed):
     """4.009 s is one frame's part over the window: still one window."""
     samples = sound(seconds, seed)
@@ -161,9 +155,9 @@ def test_moonshine(bundles, seconds):
     samples = sound(seconds, seed=int(seconds) + 20)
     limit = min(int(len(samples) / RATE_HZ * 6.5) + 1, 95)
     with torch.no_grad():
-        ids = original.generate(
-            input_values=torch.from_numpy(samples)[None], max_new_tokens=limit, do_sample=False
-        )[0].tolist()
+        ids = original.generate(input_values=torch.from_numpy(samples)[None], max_new_tokens=limit, do_sample=False)[
+            0
+        ].tolist()
     expected = tuple(ids[1 : ids.index(2)] if 2 in ids else ids[1:])
     found = bundles["moonshine"].transcribe(samples)
     assert found.tokens == expected

@@ -144,9 +144,7 @@ def _line(event: Event) -> tuple[str, str]:
     if isinstance(event, ErrorEvent):
         return "error", f"{event.message}" + (f" ({event.hint})" if event.hint else "")
     if isinstance(event, StatusEvent):
-        return "source", f"{event.source} {event.state}" + (
-            f": {event.reason}" if event.reason else ""
-        )
+        return "source", f"{event.source} {event.state}" + (f": {event.reason}" if event.reason else "")
     if isinstance(event, AudioGapEvent):
         return "source", f"{event.t_end_s - event.t_start_s:.2f} s of sound missing"
     if isinstance(event, InterruptedEvent):

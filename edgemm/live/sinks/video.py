@@ -56,9 +56,7 @@ class VideoSink:
     def open(self, context: SinkContext) -> None:
         """Remembers what the run has; the file is made later."""
         if not context.has_picture:
-            raise UsageError(
-                "there is no camera to record", hint="use --record FILE.mcap for sound"
-            )
+            raise UsageError("there is no camera to record", hint="use --record FILE.mcap for sound")
         self._context = context
 
     def handle(self, item: Item) -> None:

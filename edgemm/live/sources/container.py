@@ -22,9 +22,7 @@ class Container:
     end and time-outs are transient. `decode_errors` counts packets that could not be decoded.
     """
 
-    def __init__(
-        self, address: str, media: str, choices: tuple[dict[str, Any], ...], *, live: bool
-    ) -> None:
+    def __init__(self, address: str, media: str, choices: tuple[dict[str, Any], ...], *, live: bool) -> None:
         self.decode_errors = 0
         self.start_s = 0.0
         self._address, self._media, self._choices, self._live = address, media, choices, live
@@ -53,9 +51,7 @@ class Container:
         if not streams or streams[0].codec_context is None:
             found = ", ".join(sorted({str(stream.type) for stream in container.streams})) or "none"
             self.close()
-            raise SourceError(
-                f"{redact(self._address)} has no {self._media} stream (streams found: {found})"
-            )
+            raise SourceError(f"{redact(self._address)} has no {self._media} stream (streams found: {found})")
         self.stream = streams[0]
         if self.stream.codec_context.name == "mjpeg":
             # half a JPEG would otherwise come out as a picture that is half grey
@@ -121,9 +117,7 @@ class Container:
         if isinstance(error, FileNotFoundError):
             raise SourceError(f"{address} does not exist") from None
         if isinstance(error, (av.error.HTTPClientError, PermissionError)):
-            raise SourceError(
-                f"{address} refuses: {why}", hint="check user, password and path"
-            ) from None
+            raise SourceError(f"{address} refuses: {why}", hint="check user, password and path") from None
         if isinstance(error, (av.error.InvalidDataError, ValueError)):
             raise SourceError(
                 f"{address} holds no {self._media} that can be decoded: {why}",

@@ -97,9 +97,7 @@ def _with_parameters(data: bytes, codec: str, parameters: bytes) -> bytes:
 
     RTSP cameras may send those only in the session's description.
     """
-    has = b"\x00\x00\x01" in data and any(
-        _is_parameter_set(data, at, codec) for at in _starts(data)
-    )
+    has = b"\x00\x00\x01" in data and any(_is_parameter_set(data, at, codec) for at in _starts(data))
     return data if has or not parameters.startswith(_START_CODES) else parameters + data
 
 

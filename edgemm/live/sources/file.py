@@ -20,9 +20,7 @@ class FileContainer(Container):
         """Raises SourceError: missing, a folder, empty, no media, no such stream."""
         path = self._path
         if not path.exists():
-            raise SourceError(
-                f"{path} does not exist", hint="check the path; test:// needs no file"
-            )
+            raise SourceError(f"{path} does not exist", hint="check the path; test:// needs no file")
         if path.is_dir():
             raise SourceError(f"{path} is a folder, and a media file was expected")
         if path.stat().st_size == 0:

@@ -91,9 +91,7 @@ class RecordedAudio:
         self._messages = iter(())
 
 
-def _first_topic(
-    path: str, schemas: tuple[str, ...], what: str
-) -> tuple[Message, Iterator[Message]]:
+def _first_topic(path: str, schemas: tuple[str, ...], what: str) -> tuple[Message, Iterator[Message]]:
     """The first message, and all messages of its topic and schema (the first among them)."""
     first = next(read_messages(path, schemas), None)
     if first is None:

@@ -125,8 +125,7 @@ def find_kind(spec: str, *, video: bool) -> SourceKind:
             return kind
     what, verb = ("camera", "--camera") if video else ("microphone", "--mic")
     raise SourceError(
-        f"{redact(spec)!r} is no {what} that edgemm knows; {verb} takes: "
-        + ", ".join(kind.accepts for kind in kinds),
+        f"{redact(spec)!r} is no {what} that edgemm knows; {verb} takes: " + ", ".join(kind.accepts for kind in kinds),
         hint="run: edgemm devices",
     )
 

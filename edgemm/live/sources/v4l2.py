@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from edgemm.errors import SourceError
+from edgemm.live.devices import Camera, list_cameras
 from edgemm.live.sources.base import Picture, TransientSourceError, Wish
-from edgemm.measure.devices import Camera, list_cameras
 
 _INDEX = re.compile(r"\d{1,3}")
 
@@ -96,11 +96,8 @@ class V4l2Reader:
         ok, image = self._capture.read()
         if not ok or image is None:
             raise TransientSourceError(f"{self._spec} gives no pictures any more")
-        if image.ndim == 2:
-            image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-        else:
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        return np.asarray(image, np.uint8), None
+        to_rgb = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
+        return np.asarray(cv2.cvtColor(image, to_rgb), np.uint8), None
 
     def close(self) -> None:
         """Releases the device; called by the thread that reads it."""

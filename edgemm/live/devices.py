@@ -109,13 +109,9 @@ def load_sounddevice() -> Any:
         with quiet_stderr():
             import sounddevice
     except ImportError as error:
-        raise RuntimeUnavailable(
-            "sounddevice is not installed", hint="run: pip install sounddevice"
-        ) from error
+        raise RuntimeUnavailable("sounddevice is not installed", hint="run: pip install sounddevice") from error
     except OSError as error:
-        raise RuntimeUnavailable(
-            f"the PortAudio library is not usable ({error})", hint=PORTAUDIO_HINT
-        ) from error
+        raise RuntimeUnavailable(f"the PortAudio library is not usable ({error})", hint=PORTAUDIO_HINT) from error
     return sounddevice
 
 
