@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def component(
         model=model_name,
         role=plan.role,
         precision=precision,
-        activations="int8" if precision == "int8" and plan.treatment == "static" else "float",
+        int8_operators=_int8_operators(model),
         file=file,
         weights=weights,
         sha256=sha256_of(directory / file),
@@ -104,6 +105,13 @@ def component(
         inputs=tuple(_tensor(p, plan, half) for p in plan.inputs),
         outputs=tuple(_tensor(p, plan, half) for p in plan.outputs),
     )
+
+
+def _int8_operators(model: onnx.ModelProto) -> tuple[str, ...]:
+    restored = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    weighted = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm", "Conv")]
+    counts = Counter(n.op_type for n in weighted if n.input[0] in restored)
+    return tuple(name for name, _ in counts.most_common())
 
 
 def ready_component(path: Path, name: str, model_name: str, role: str) -> Component:
@@ -231,7 +239,7 @@ def finish(
     """Add what was checked and write the manifest again."""
     checks = Checks(
         parity=tuple(parity),
-        tokens_equal={o.check.model: o.tokens_equal for o in outcomes},
+        tokens_equal={o.check.model: o.tokens_equal for o in outcomes if o.task != "classify"},
         tasks=tuple(o.check for o in outcomes),
         machine=f"{platform.machine()} {platform.system()}",
         tools={t: importlib.metadata.version(t) for t in _TOOLS},

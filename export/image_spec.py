@@ -31,13 +31,20 @@ def _edge(size: Any) -> tuple[int, int]:
     return edge, edge
 
 
-def image_spec(config: dict[str, Any], size: int) -> ResizeCropSpec:
-    """The spec of processors that resize and, if asked, cut the centre (CLIP's, ViT's and their kin)."""
-    if not config:
+def _require(config: dict[str, Any], *keys: str) -> None:
+    absent = [k for k in keys if k not in config]
+    if not config or absent:
         raise CheckpointError(
-            "the checkpoint has no preprocessor_config.json",
+            f"preprocessor_config.json lacks {', '.join(absent)}"
+            if config
+            else "the checkpoint has no preprocessor_config.json",
             hint="copy it from the model that was fine-tuned",
         )
+
+
+def image_spec(config: dict[str, Any], size: int) -> ResizeCropSpec:
+    """The spec of processors that resize and, if asked, cut the centre (CLIP's, ViT's and their kin)."""
+    _require(config)
     resized = _edge(config.get("size", size))
     crops = bool(config.get("do_center_crop"))
     height, width = _edge(config.get("crop_size", size)) if crops else resized
@@ -53,6 +60,7 @@ def image_spec(config: dict[str, Any], size: int) -> ResizeCropSpec:
 
 def tiles_spec(config: dict[str, Any], image_seq_len: int) -> TilesSpec:
     """The spec of Idefics3's and SmolVLM's processors."""
+    _require(config, "size", "max_image_size")
     return TilesSpec(
         longest_edge=int(config["size"]["longest_edge"]),
         max_image_size=int(config["max_image_size"]["longest_edge"]),

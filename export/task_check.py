@@ -18,6 +18,7 @@ from edgemm.tasks.metrics import top1, wer
 
 _MOST = {"transcribe": 9, "classify": 24, "answer": 2}
 _PROBABILITY_TOLERANCE = 1e-4
+_SURE = 0.1  # margin between the two best classes: below it, the original itself is guessing
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,24 @@ def _equal(original: Sequence[Reference], found: Sequence[Reference]) -> float:
 
 def _judge(model: Model, name: str, task: str, original: Sequence[Reference], found: Sequence[Reference]) -> TaskCheck:
     if task == "classify":
-        metric, value = "top1_agreement", top1(_best(original), _best(found))
-    else:
-        decode = model.task(task).tokenizer.decode
-        texts = [[decode(list(r.tokens)) for r in refs] for refs in (original, found)]
-        metric, value = "wer_to_original", wer(texts[0], texts[1])
-    return TaskCheck(model=name, task=task, metric=metric, before=value, after=value, n=len(found))
+        sure = [(a, b) for a, b in zip(original, found, strict=True) if _margin(a) > _SURE]
+        value = top1([_best(a) for a, _ in sure], [_best(b) for _, b in sure]) if sure else 100.0
+        return TaskCheck(model=name, task=task, metric="top1_agreement", before=value, after=value, n=len(sure))
+    decode = model.task(task).tokenizer.decode
+    texts = [[decode(list(r.tokens)) for r in refs] for refs in (original, found)]
+    value = wer(texts[0], texts[1])
+    return TaskCheck(model=name, task=task, metric="wer_to_original", before=value, after=value, n=len(found))
 
 
-def _best(references: Sequence[Reference]) -> list[str]:
-    return [str(int(r.probabilities.argmax())) for r in references if r.probabilities is not None]
+def _margin(reference: Reference) -> float:
+    assert reference.probabilities is not None
+    second, first = np.sort(reference.probabilities)[-2:]
+    return float(first - second)
+
+
+def _best(reference: Reference) -> str:
+    assert reference.probabilities is not None
+    return str(int(reference.probabilities.argmax()))
 
 
 def after(directory: Path, before: Sequence[TaskOutcome], step: Callable[[str], None]) -> list[TaskOutcome]:

@@ -41,8 +41,8 @@ class SessionOptions:
     """How a graph is loaded. `threads` 0 lets the runtime decide.
 
     `exact` keeps the graph's own numbers; without it a runtime may compute in reduced precision or
-    quantize activations as they come, which is faster and makes runtimes differ. `int8_weights` says that the
-    graph has int8 weights and floating-point activations.
+    quantize activations as they come, which is faster and makes runtimes differ. `int8_weights` says that
+    the graph's matrices are int8 in storage only: this runtime computes with them in floating point.
     """
 
     device: str = "CPU"

@@ -6,7 +6,7 @@ infer request, and no cache crosses into numpy between tokens.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,24 +91,47 @@ class OvTensorHandle:
         return array
 
 
+class _Graph:
+    """A compiled model that requests share, and how to compile it again.
+
+    An inference that was interrupted leaves stale shapes in the compiled model: a later one, of any request, may then
+    return outputs of the wrong size (seen with OpenVINO 2026.4). So it is compiled again before its next use.
+    """
+
+    def __init__(self, compile_it: Callable[[], Any]) -> None:
+        self._compile = compile_it
+        self._stale = False
+        self.compiled = compile_it()
+
+    def spoil(self) -> None:
+        self._stale = True
+
+    def fresh(self) -> Any:
+        """The compiled model, compiled again if it was spoiled."""
+        if self._stale:
+            self.compiled, self._stale = self._compile(), False
+        return self.compiled
+
+
 class _Request:
     """An infer request with named feeds. It keeps what it was fed alive: OpenVINO does not copy."""
 
-    def __init__(self, compiled: Any) -> None:
-        self.compiled = compiled
-        self.inputs = _ports(compiled.inputs)
-        self.outputs = _ports(compiled.outputs)
-        self.request = compiled.create_infer_request()
+    def __init__(self, graph: _Graph) -> None:
+        self.graph = graph
+        self._compiled = graph.fresh()
+        self.inputs = _ports(self._compiled.inputs)
+        self.outputs = _ports(self._compiled.outputs)
+        self.request = self._compiled.create_infer_request()
         self._alive: dict[str, Any] = {}
 
     def set(self, feeds: Mapping[str, Value]) -> None:
         for name, value in feeds.items():
             tensor = self._tensor(self.inputs[name], value)
-            self._alive[name] = tensor
             try:
                 self.request.set_tensor(name, tensor)
             except RuntimeError as error:
                 raise InputError(f"{name} does not fit the graph: {_last_line(error)}") from error
+            self._alive[name] = tensor
 
     def _tensor(self, port: TensorPort, value: Value) -> Any:
         if isinstance(value, OvTensorHandle):
@@ -117,10 +140,23 @@ class _Request:
         return _openvino().Tensor(np.array(array) if array.ndim == 0 else array)
 
     def infer(self) -> None:
+        if self.graph.fresh() is not self._compiled:
+            self._renew()
         try:
             self.request.infer()
         except Exception as error:
+            self.graph.spoil()
             raise InputError(f"openvino could not run the graph: {_last_line(error)}") from error
+
+    def _renew(self) -> None:
+        """Go over to the graph that was compiled again, with the state and the inputs."""
+        self._compiled = self.graph.compiled
+        before, self.request = self.request, self._compiled.create_infer_request()
+        held = {v.name: np.array(v.state.data) for v in before.query_state()}
+        for variable in self.request.query_state():
+            _set_state(variable, held[variable.name])
+        for name, tensor in self._alive.items():
+            self.request.set_tensor(name, tensor)
 
 
 def _last_line(error: BaseException) -> str:
@@ -132,7 +168,7 @@ class OvSession:
     """See `edgemm.runtimes.base.Session`."""
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
-        self._request = _Request(_compile(_read(path), path, options))
+        self._request = _Request(_Graph(lambda: _compile(_read(path), path, options)))
         self.inputs = self._request.inputs
         self.outputs = self._request.outputs
 
@@ -165,8 +201,8 @@ def _stateful(path: Path, states: tuple[StatePort, ...]) -> Any:
 class OvDecoder:
     """See `edgemm.runtimes.base.Decoder`. A fork is a request of its own with a copy of the state."""
 
-    def __init__(self, compiled: Any, states: tuple[StatePort, ...], capacity: int) -> None:
-        self._request = _Request(compiled)
+    def __init__(self, graph: _Graph, states: tuple[StatePort, ...], capacity: int) -> None:
+        self._request = _Request(graph)
         self._states = states
         self._by_name = {s.input + s.output: s for s in states}
         self._feeds = StepFeeds(self._request.inputs, capacity)
@@ -227,7 +263,7 @@ class OvDecoder:
         return tuple(self._copy() for _ in range(n))
 
     def _copy(self) -> OvDecoder:
-        twin = OvDecoder(self._request.compiled, self._states, self.capacity)
+        twin = OvDecoder(self._request.graph, self._states, self.capacity)
         held = {v.name: np.array(v.state.data) for v in self._request.request.query_state()}
         for variable in twin._request.request.query_state():
             _set_state(variable, held[variable.name])
@@ -265,4 +301,5 @@ def load_session(path: Path, options: SessionOptions) -> OvSession:
 
 def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> OvDecoder:
     """Compile a decoder graph with its state inside, empty."""
-    return OvDecoder(_compile(_stateful(path, states), path, options), states, capacity)
+    graph = _Graph(lambda: _compile(_stateful(path, states), path, options))
+    return OvDecoder(graph, states, capacity)

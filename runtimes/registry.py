@@ -30,6 +30,7 @@ class Capabilities:
     needs_gpu: bool
     builds_ahead: bool
     prefers: tuple[str, ...]
+    int8_operators: tuple[str, ...] = ()
 
     @property
     def installed(self) -> bool:
@@ -69,6 +70,8 @@ RUNTIMES: dict[str, Capabilities] = {
             needs_gpu=False,
             builds_ahead=False,
             prefers=("decoder", "embed_tokens", "voice_activity"),
+            # Convolutions would need quantized outputs too, which costs accuracy.
+            int8_operators=("MatMul", "Gemm"),
         ),
         Capabilities(
             name="openvino",
@@ -80,6 +83,7 @@ RUNTIMES: dict[str, Capabilities] = {
             needs_gpu=False,
             builds_ahead=True,
             prefers=_ENCODERS,
+            int8_operators=("MatMul", "Gemm", "Conv"),
         ),
     )
 }

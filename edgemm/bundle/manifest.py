@@ -63,13 +63,16 @@ class TensorInfo(_Part):
 
 
 class Component(_Part):
-    """One graph of the bundle. `bytes` counts the graph and the weight files that it alone owns."""
+    """One graph of the bundle. `bytes` counts the graph and the weight files that it alone owns.
+
+    `int8_operators` are those whose activations are int8 too, the most frequent first.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
     model: str
     role: str
     precision: Precision
-    activations: Literal["float", "int8"] = "float"
+    int8_operators: tuple[str, ...] = ()
     file: RelativePath
     weights: tuple[RelativePath, ...] = ()
     sha256: Sha256

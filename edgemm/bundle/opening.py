@@ -122,7 +122,7 @@ def _read_manifest(root: Path) -> tuple[bytes, str]:
 def _parse(root: Path, text: bytes) -> Manifest:
     try:
         version = json.loads(text).get("schema_version")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise BundleError(f"{root / MANIFEST_NAME} is not a JSON object", hint=_AGAIN) from error
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
@@ -162,7 +162,7 @@ def _verify(root: Path, manifest: Manifest, digest: str, *, full: bool) -> None:
         stamp = _check_file(root, relative, entry)
         if known.get(str(root / relative)) != stamp:
             _check_hash(root / relative, entry)
-        if time.time() - stamp[1] / 1e9 > _RACY_S:
+        if time.time() - max(stamp[1:3]) / 1e9 > _RACY_S:
             seen[str(root / relative)] = stamp
     if seen != known:
         try:
@@ -196,7 +196,8 @@ def _check_file(root: Path, relative: str, entry: FileEntry) -> list[int]:
             f"{relative} of {root} is torn: {info.st_size} bytes, {entry.bytes} expected",
             hint=_AGAIN,
         )
-    return [info.st_size, info.st_mtime_ns, info.st_ino]
+    # The time of the last change of the inode cannot be set back, as the other one can.
+    return [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
 
 
 def _check_hash(path: Path, entry: FileEntry) -> None:

@@ -93,9 +93,9 @@ def run(
     )
     if not (options.open_cameras or options.mic not in (None, "none")):
         raise UsageError("neither a camera nor a microphone", hint="give --camera or --mic")
-    sinks = [*_screen(io), *_window(io, show), *map(_recorder, record or ())]
+    sinks = [*_screen(io), *map(_recorder, record or ())]
     model = args.load(io, bundle or _here(io), runtime=runtime, device=device, threads=threads)
-    Pipeline(model, options, sinks).run()
+    Pipeline(model, options, [*sinks, *_window(io, show)]).run()
 
 
 def _here(io: Io) -> Path | None:

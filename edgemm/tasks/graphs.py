@@ -59,8 +59,10 @@ class Graphs:
 
     def _options(self, role: str) -> SessionOptions:
         component = self._component(role)
-        small = component.precision in ("int8", "int4") and component.activations == "float"
-        return replace(self.options, int8_weights=small)
+        runs_int8 = registry.RUNTIMES[self.runtime_of(role)].int8_operators
+        small = component.precision in ("int8", "int4")
+        computes = bool(component.int8_operators) and component.int8_operators[0] in runs_int8
+        return replace(self.options, int8_weights=small and not computes)
 
     def embed(self) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """ids [B, S] → embeddings [B, S, hidden]."""

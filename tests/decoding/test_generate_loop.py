@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -120,7 +122,7 @@ def test_quiet_cuts_cover_the_sound(length):
     cuts = list(quiet_cuts(samples, 1000))
     assert cuts[0][0] == 0
     assert cuts[-1][1] == length
-    assert all(a[1] == b[0] for a, b in zip(cuts, cuts[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(cuts))
     assert all(0 < last - first <= 1000 for first, last in cuts)
 
 

@@ -67,9 +67,13 @@ def checkpoint(name: str) -> Path:
     return TINY[name].build(place() / name)
 
 
-@cache
 def exported(name: str, precision: Precision = "fp32") -> ExportReport:
     """The bundle of a tiny checkpoint. Read only."""
+    return _exported(name, precision)
+
+
+@cache
+def _exported(name: str, precision: Precision) -> ExportReport:
     data = () if precision == "fp32" else (calibration_folder(),)
     return export(checkpoint(name), place() / f"{name}-{precision}", precision=precision, calibrate_on=data)
 

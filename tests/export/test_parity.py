@@ -70,7 +70,8 @@ def test_every_component_is_there(name):
     assert tuple(c.name for c in manifest.components) == TINY[name].components
     assert {c.opset for c in manifest.components} == {20}
     assert {p.component for p in manifest.checks.parity} == set(TINY[name].components)
-    assert manifest.checks.tokens_equal == {"main": 1.0}
+    generates = name != "efficientnet"
+    assert manifest.checks.tokens_equal == ({"main": 1.0} if generates else {})
     decoders = [c for c in manifest.components if c.role == "decoder"]
     for decoder in decoders:
         states = manifest.states_of(decoder.name)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from edgemm.errors import ContextFull, InputError
 from edgemm.runtimes import registry
+from edgemm.runtimes.base import StatePort
 from edgemm.tasks.graphs import _state_port
 from tests.export.exported import EXACT, RUNTIMES, exported, plan
 
@@ -235,3 +240,54 @@ def test_returned_logits_are_the_callers_own(decoder, original):
     kept = first.copy()
     decoder.step(embeds[:, 4:])
     np.testing.assert_array_equal(first, kept)
+
+
+def _slow_decoder(path):
+    """logits = the embeddings through many products; the state is their concatenation."""
+    width, products = 256, 300
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(width, width)))[0].astype(np.float32)
+    kv = ["batch", 1, "past", width]
+    nodes = [
+        helper.make_node("Unsqueeze", ["inputs_embeds", "one"], ["fresh"]),
+        helper.make_node("Concat", ["past_key_values.0.key", "fresh"], ["present.0.key"], axis=2),
+        helper.make_node("ReduceSum", ["present.0.key", "seen"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["inputs_embeds", "sum"], ["x0"]),
+        *(helper.make_node("MatMul", [f"x{i}", "w"], [f"x{i + 1}"]) for i in range(products)),
+        helper.make_node("Identity", [f"x{products}"], ["logits"]),
+    ]
+    floats = [("inputs_embeds", ["batch", "new", width]), ("past_key_values.0.key", kv)]
+    outputs = [("logits", ["batch", "new", width]), ("present.0.key", ["batch", 1, "total", width])]
+    graph = helper.make_graph(
+        nodes,
+        "slow",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, d) for n, d in floats],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, d) for n, d in outputs],
+        [
+            onnx.numpy_helper.from_array(turn, "w"),
+            onnx.numpy_helper.from_array(np.array([1]), "one"),
+            onnx.numpy_helper.from_array(np.array([1, 2]), "seen"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, path)
+    return (StatePort("past_key_values.0.key", "present.0.key", (-1, 1, -1, width), 2),)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_cancel_keeps_the_state(runtime, tmp_path):
+    states = _slow_decoder(tmp_path / "slow.onnx")
+    module = registry.module(runtime)
+    one, other = (
+        module.load_decoder(tmp_path / "slow.onnx", states, 1 << 20, EXACT) for _ in range(2)
+    )
+    rng = np.random.default_rng(1)
+    first, tail = (rng.normal(0, 1, (1, n, 256)).astype(np.float32) for n in (5, 2))
+    for decoder in (one, other):
+        decoder.prefill(first)
+    canceller = threading.Timer(0.3, one.cancel)
+    canceller.start()
+    with pytest.raises(InputError, match="could not run"):
+        one.prefill(np.ones((1, 40_000, 256), np.float32))
+    canceller.join()
+    assert one.length == 5
+    close(one.prefill(tail), other.prefill(tail))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -191,7 +192,7 @@ def test_names():
 
 
 def test_a_runtime_that_is_not_installed(monkeypatch):
-    absent = registry.Capabilities("openvino", (), "no_such_package", "openvino", (), 20, False, False, ())
+    absent = replace(registry.RUNTIMES["openvino"], package="no_such_package")
     monkeypatch.setitem(registry.RUNTIMES, "openvino", absent)
     with pytest.raises(RuntimeUnavailable, match=r"edgemm\[openvino\]"):
         registry.choose("openvino", "model")
