@@ -21,7 +21,7 @@ class Example:
 
     image: NDArray[np.uint8] | None = None
     audio: NDArray[np.float32] | None = None
-    question: str = ""
+    question: str = "What is in the picture?"
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _run(model: Model, task: str, examples: Sequence[Example]) -> tuple[Referenc
         elif task == "classify":
             found.append(Reference(probabilities=model.task("classify").probabilities(e.image)))
         else:
-            said = model.answer(e.image, e.question or "What is this?", max_new_tokens=24)
+            said = model.answer(e.image, e.question, max_new_tokens=24)
             found.append(Reference(tokens=said.tokens))
     return tuple(found)
 

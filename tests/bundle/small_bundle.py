@@ -82,5 +82,3 @@ def change_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> N
     change(data)
     path.write_text(json.dumps(data))
     (bundle / MANIFEST_HASH_NAME).write_text(hashlib.sha256(path.read_bytes()).hexdigest() + "\n")
-
-

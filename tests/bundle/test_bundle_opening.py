@@ -200,8 +200,8 @@ def test_manifests_that_are_none(bundle, text):
 
 def test_labels_that_are_not_listed(bundle):
     change_manifest(bundle, lambda m: m["models"][0].update(labels="host/none.json"))
-    with pytest.raises(BundleError):
-        opened = open_bundle(bundle)
+    opened = open_bundle(bundle)
+    with pytest.raises(BundleError, match="not a file of"):
         opened.file(opened.manifest.models[0].labels)
 
 

@@ -237,7 +237,7 @@ def test_places_that_are_no_checkpoint(tmp_path, target):
 
 
 def test_int8_without_examples(target):
-    with pytest.raises(CheckpointError, match="calibrat"):
+    with pytest.raises(CheckpointError, match="needs examples"):
         export(checkpoint("efficientnet"), target, precision="int8")
 
 

@@ -277,9 +277,7 @@ def _slow_decoder(path):
 def test_cancel_keeps_the_state(runtime, tmp_path):
     states = _slow_decoder(tmp_path / "slow.onnx")
     module = registry.module(runtime)
-    one, other = (
-        module.load_decoder(tmp_path / "slow.onnx", states, 1 << 20, EXACT) for _ in range(2)
-    )
+    one, other = (module.load_decoder(tmp_path / "slow.onnx", states, 1 << 20, EXACT) for _ in range(2))
     rng = np.random.default_rng(1)
     first, tail = (rng.normal(0, 1, (1, n, 256)).astype(np.float32) for n in (5, 2))
     for decoder in (one, other):
