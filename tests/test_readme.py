@@ -29,7 +29,7 @@ def _parameters() -> list:
 
 
 @pytest.fixture
-def workplace(tmp_path, repository) -> Path:
+def folder(tmp_path, repository) -> Path:
     """A directory in which the README's relative paths mean what they mean in a clone."""
     for name in ("edgemm", "samples"):
         (tmp_path / name).symlink_to(repository / name)
@@ -42,10 +42,10 @@ def _run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", _parameters())
-def test_command_works(command, workplace):
+def test_command_works(command, folder):
     tool = Path(sys.executable).with_name("edgemm")
     assert tool.is_file(), "install the project first: pip install -e ."
-    result = _run([str(tool), *shlex.split(command)[1:]], workplace)
+    result = _run([str(tool), *shlex.split(command)[1:]], folder)
     # A doctor that finds something to mend says so in its exit code.
     assert result.returncode == 0 or (command == "edgemm doctor" and result.returncode == 1), result.stderr
     assert "Traceback" not in result.stderr
@@ -56,12 +56,12 @@ def test_every_command_is_known_here():
     assert len(_commands()) >= 10
 
 
-def test_python_example_runs(workplace, repository):
+def test_python_example_runs(folder, repository):
     (example,) = _blocks("python")
     assert "edgemm.stream" in example
-    script = workplace / "example.py"
+    script = folder / "example.py"
     script.write_text(example)
-    result = _run([sys.executable, "example.py"], workplace)
+    result = _run([sys.executable, "example.py"], folder)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "Label(label=" in result.stdout
     assert "TranscriptEvent" in result.stdout

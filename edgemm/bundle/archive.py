@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import struct
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from edgemm.bundle.files import cache_dir, sha256_of, storage_errors
@@ -12,6 +15,10 @@ from edgemm.bundle.writing import writing
 from edgemm.errors import BundleError
 
 _MAX_BYTES = 64 << 30
+# What zipfile raises for damaged archives, besides its own error.
+_TORN = (
+    zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, UnicodeDecodeError, zlib.error,
+)  # fmt: skip
 
 
 def pack(bundle: Path, archive: Path) -> None:
@@ -38,9 +45,18 @@ def unpacked(archive: Path) -> Path:
             with writing(target) as directory:
                 for member in file.infolist():
                     _extract(file, member, directory)
-    except zipfile.BadZipFile as error:
-        raise BundleError(f"{archive} is torn or not a bundle: {error}", hint="copy it again") from error
+    except _TORN as error:
+        raise _torn(archive, error) from error
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a damaged offset before the file's start
+            raise _torn(archive, error) from error
+        raise
     return target
+
+
+def _torn(archive: Path, error: Exception) -> BundleError:
+    reason = str(error) or type(error).__name__
+    return BundleError(f"{archive} is torn or not a bundle: {reason}", hint="copy it again")
 
 
 def _check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:
