@@ -8,7 +8,8 @@ import pytest
 from edgemm.export.verify import TOLERANCES
 from tests.export.exported import RUNTIMES, exported, model, picture, sound
 
-SPEECH = ("moonshine", "whisper")
+# The cheap tier has one of every kind of graph but the encoder–decoders: the default bundle is one in int8.
+SPEECH = tuple(pytest.param(name, marks=pytest.mark.slow) for name in ("moonshine", "whisper"))
 NAMES = (*SPEECH, "smolvlm", "efficientnet")
 # Of the weight bytes in fp32. Tiny graphs are half headers and norms.
 # Speech keeps its convolutions in fp16, and in a tiny network they are most of it.

@@ -10,8 +10,9 @@ from tests.export.exported import exported
 def test_ask_is_answered_live(repository):
     clip = str(repository / "samples/clip/clip.mp4")
     command = [sys.executable, "-m", "edgemm.cli.app", "run", str(exported("smolvlm").bundle), "--camera", clip]
+    options = ["--mic", "none", "--task", "answer", "--ask", "What?", "--max-new-tokens", "8", "--duration", "6s"]
     run = subprocess.run(
-        [*command, *["--mic", "none", "--task", "answer", "--max-new-tokens", "8", "--duration", "6s", "--json", "--no-show", "--ask", "What?"]],
+        [*command, *options, "--json", "--no-show"],
         capture_output=True,
         text=True,
         timeout=120,
