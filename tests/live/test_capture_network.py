@@ -112,6 +112,7 @@ def test_mjpeg_unplugged_then_plugged(mjpeg: MjpegCamera) -> None:
         before, back_s = len(taker.frames), watch.clock.now_s()
         mjpeg.plug()
         watch.wait_for("reconnected")
+        wait_until(lambda: len(taker.frames) > before)
         assert taker.frames[before].t_capture_s - back_s <= BACK_AFTER_S
     counts = capture.ledger.counts()
     assert counts.reconnects == 1
@@ -209,6 +210,7 @@ def test_rtsp_frozen_then_back(rtsp: RtspCamera) -> None:
         before, back_s = len(taker.frames), watch.clock.now_s()
         rtsp.thaw()
         watch.wait_for("reconnected")
+        wait_until(lambda: len(taker.frames) > before)
         assert taker.frames[before].t_capture_s - back_s <= RTSP_BACK_AFTER_S + TOLERANCE_S
         wait_until(lambda: len(taker.frames) > before + 20)
     assert balanced(capture.ledger.counts())
@@ -227,6 +229,7 @@ def test_rtsp_killed_then_restarted(rtsp: RtspCamera) -> None:
         rtsp.plug()
         back_s = watch.clock.now_s()
         watch.wait_for("reconnected")
+        wait_until(lambda: len(taker.frames) > before)
         assert taker.frames[before].t_capture_s - back_s <= RTSP_BACK_AFTER_S + TOLERANCE_S
     assert capture.ledger.counts().reconnects == 1
 
