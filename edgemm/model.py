@@ -13,6 +13,7 @@ from edgemm.results import Answer, Caption, Labels, Transcript
 from edgemm.runtimes import registry
 from edgemm.runtimes.base import SessionOptions
 from edgemm.tasks.graphs import Graphs
+from edgemm.tasks.registry import create
 
 if TYPE_CHECKING:
     from edgemm.tasks.voice import VoiceActivity
@@ -137,34 +138,8 @@ class Model:
         with self._building:
             if task not in self._tasks:
                 graphs = self._graphs[self.bundle.model_for(task).name]
-                self._tasks[task] = _TASKS[task](graphs)
+                self._tasks[task] = create(task, graphs)
             return self._tasks[task]
-
-
-def _classifier(graphs: Graphs) -> Any:
-    from edgemm.tasks.classify import Classifier
-
-    return Classifier(graphs)
-
-
-def _transcriber(graphs: Graphs) -> Any:
-    from edgemm.tasks.transcribe import Transcriber
-
-    return Transcriber(graphs)
-
-
-def _answerer(graphs: Graphs) -> Any:
-    from edgemm.tasks.answer import Answerer
-
-    return Answerer(graphs)
-
-
-_TASKS: dict[str, Callable[[Graphs], Any]] = {
-    "classify": _classifier,
-    "transcribe": _transcriber,
-    "answer": _answerer,
-    "caption": _answerer,
-}
 
 
 def load(

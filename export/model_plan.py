@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the original says to an example: token ids, or class probabilities [classes]."""
+    """What the original says to an example: token ids, class probabilities [classes], or any numbers that must agree.
+
+    `values` is what a task returns that is neither: an embedding, the class scores and boxes of every query.
+    """
 
     tokens: tuple[int, ...] = ()
     probabilities: NDArray[np.float32] | None = None
+    values: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class ModelPlan:
     """One model: its graphs, its host side, and the original's answer to an example.
 
     `feeds` turns an example into inputs of the encoder-like component that `--int8` calibrates.
-    `files` are written into the bundle as they are, by relative path.
+    `files` are written into the bundle as they are, by relative path. `takes` is what an example must have for
+    the first task.
     """
 
     model_type: str
@@ -60,3 +65,4 @@ class ModelPlan:
     labels: tuple[str, ...] = ()
     feeds: Callable[[Example], dict[str, dict[str, NDArray[Any]]]] | None = None
     reference: Callable[[Example], Reference] | None = None
+    takes: Literal["image", "audio"] = "image"

@@ -100,9 +100,8 @@ def export(
 
 def _family_plan(path: Path) -> tuple[Checkpoint, ModelPlan]:
     checkpoint = find_checkpoint(path)
-    family = families.find(checkpoint.model_type)
-    families.check_modalities(checkpoint, family)
-    return checkpoint, family.plan(checkpoint)
+    families.check_modalities(checkpoint, families.facts(checkpoint.model_type))
+    return checkpoint, families.find(checkpoint.model_type).plan(checkpoint)
 
 
 def _write(work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, ModelPlan]], partial: Path) -> Manifest:

@@ -1,4 +1,4 @@
-"""What the speech families share: their encoder–decoder graphs and their tokenizer."""
+"""What the speech families share: their encoder graphs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from edgemm.bundle.spec import TextSpec
-from edgemm.errors import CheckpointError
-from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import GraphPlan, Port, Sizes, Treatment
 from edgemm.export.plans import BATCH, DecoderShape
-from edgemm.export.tracing import ATTENTION
 from edgemm.export.wrappers import AudioEncoderWithCross, CrossProjection, layered_names
-
-
-def use_plain_attention(model: nn.Module) -> None:
-    """Make every module of `model` attend through `tracing.plain_attention`."""
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if config is not None and hasattr(config, "_attn_implementation_internal"):
-            config._attn_implementation_internal = ATTENTION
 
 
 def audio_encoder_plan(
@@ -55,14 +43,3 @@ def audio_encoder_plan(
         # Over raw sound the stem's activations have outliers of 200 times the mean: int8 of either side is heard.
         half_ops=("Conv",),
     )
-
-
-def tokenizer_files(checkpoint: Checkpoint) -> tuple[TextSpec, dict[str, bytes]]:
-    """The fast tokenizer's file, as the bundle holds it."""
-    path = checkpoint.path / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{checkpoint.path} has no tokenizer.json",
-            hint="save the fast tokenizer beside the weights: AutoTokenizer.from_pretrained(…).save_pretrained",
-        )
-    return TextSpec(tokenizer="tokenizer.json"), {"tokenizer.json": path.read_bytes()}

@@ -13,11 +13,13 @@ from edgemm.bundle.opening import open_bundle
 from edgemm.errors import CheckFailed
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.verify import compare
 from edgemm.model import Model
 from edgemm.tasks.metrics import top1, wer
 
 _MOST = {"transcribe": 9, "classify": 24, "answer": 2}
 _PROBABILITY_TOLERANCE = 1e-4
+_VALUES_TOLERANCE, _VALUES_COSINE = 1e-3, 0.9999
 _SURE = 0.1  # margin between the two best classes: below it, the original itself is guessing
 
 
@@ -61,44 +63,56 @@ def against_original(
 def _outcome(model: Model, name: str, plan: ModelPlan, examples: Sequence[Example]) -> TaskOutcome:
     task = plan.tasks[0]
     assert plan.reference is not None
-    usable = [e for e in examples if _fits(task, e)]
+    usable = [e for e in examples if getattr(e, plan.takes) is not None]
     # Evenly over the data: neighbours in it are alike.
-    picks = tuple(usable[:: max(1, len(usable) // _MOST[task])][: _MOST[task]])
+    most = _MOST.get(task, 6)
+    picks = tuple(usable[:: max(1, len(usable) // most)][:most])
     original = tuple(map(plan.reference, picks))
-    found = _run(model, task, picks)
+    found = tuple(_ASK[task](model, example) for example in picks)
     check = _judge(model, name, task, original, found)
     return TaskOutcome(task, picks, original, check, _equal(original, found))
 
 
-def _fits(task: str, example: Example) -> bool:
-    return (example.audio if task == "transcribe" else example.image) is not None
+def _transcribe(model: Model, example: Example) -> Reference:
+    return Reference(tokens=model.transcribe(example.audio).tokens)
 
 
-def _run(model: Model, task: str, examples: Sequence[Example]) -> tuple[Reference, ...]:
-    found = []
-    for e in examples:
-        if task == "transcribe":
-            found.append(Reference(tokens=model.transcribe(e.audio).tokens))
-        elif task == "classify":
-            found.append(Reference(probabilities=model.task("classify").probabilities(e.image)))
-        else:
-            said = model.answer(e.image, e.question, max_new_tokens=24)
-            found.append(Reference(tokens=said.tokens))
-    return tuple(found)
+def _classify(model: Model, example: Example) -> Reference:
+    return Reference(probabilities=model.task("classify").probabilities(example.image))
+
+
+def _answer(model: Model, example: Example) -> Reference:
+    return Reference(tokens=model.answer(example.image, example.question, max_new_tokens=24).tokens)
+
+
+# How the bundle is asked what `ModelPlan.reference` asks the original.
+_ASK: dict[str, Callable[[Model, Example], Reference]] = {
+    "transcribe": _transcribe,
+    "classify": _classify,
+    "answer": _answer,
+}
 
 
 def _equal(original: Sequence[Reference], found: Sequence[Reference]) -> float:
-    equal = [
-        a.tokens == b.tokens
-        if a.probabilities is None or b.probabilities is None
-        else float(np.abs(a.probabilities - b.probabilities).max()) <= _PROBABILITY_TOLERANCE
-        for a, b in zip(original, found, strict=True)
-    ]
+    equal = [_same(a, b) for a, b in zip(original, found, strict=True)]
     return sum(equal) / len(equal) if equal else 1.0
 
 
+def _same(a: Reference, b: Reference) -> bool:
+    if a.values is not None and b.values is not None:
+        worst, cosine = compare({"values": a.values}, {"values": b.values})
+        return worst <= _VALUES_TOLERANCE and cosine >= _VALUES_COSINE
+    if a.probabilities is not None and b.probabilities is not None:
+        return float(np.abs(a.probabilities - b.probabilities).max()) <= _PROBABILITY_TOLERANCE
+    return a.tokens == b.tokens
+
+
 def _judge(model: Model, name: str, task: str, original: Sequence[Reference], found: Sequence[Reference]) -> TaskCheck:
-    if task == "classify":
+    if original and original[0].values is not None:
+        pairs = [({"v": a.values}, {"v": b.values}) for a, b in zip(original, found, strict=True)]
+        value = min(compare(a, b)[1] for a, b in pairs)  # type: ignore[arg-type]
+        return TaskCheck(model=name, task=task, metric="cosine_to_original", before=value, after=value, n=len(found))
+    if original and original[0].probabilities is not None:
         sure = [(a, b) for a, b in zip(original, found, strict=True) if _margin(a) > _SURE]
         value = top1([_best(a) for a, _ in sure], [_best(b) for _, b in sure]) if sure else 100.0
         return TaskCheck(model=name, task=task, metric="top1_agreement", before=value, after=value, n=len(sure))
@@ -125,7 +139,7 @@ def after(directory: Path, before: Sequence[TaskOutcome], step: Callable[[str], 
     with Model(open_bundle(directory), runtime="onnxruntime") as model:
         for outcome in before:
             step(f"measuring {outcome.check.model}")
-            found = _run(model, outcome.task, outcome.examples)
+            found = tuple(_ASK[outcome.task](model, example) for example in outcome.examples)
             check = _judge(model, outcome.check.model, outcome.task, outcome.original, found)
             outcomes.append(
                 replace(

@@ -121,7 +121,9 @@ class Decoder(Protocol):
         """
         ...
 
-    def step(self, embeds: Array) -> Array:
+    def step(
+        self, embeds: Array, *, positions: Array | None = None, extras: Mapping[str, Value] | None = None
+    ) -> Array:
         """Append one embedding per row, [B, 1, hidden]; return logits [B, V]."""
         ...
 

@@ -172,8 +172,10 @@ class OrtDecoder:
         self._feeds.commit(feeds, batch, new)
         return as_numpy(values["logits"])
 
-    def step(self, embeds: Array) -> Array:
-        logits: Array = self.prefill(embeds)[:, -1]
+    def step(
+        self, embeds: Array, *, positions: Array | None = None, extras: Mapping[str, Value] | None = None
+    ) -> Array:
+        logits: Array = self.prefill(embeds, positions=positions, extras=extras)[:, -1]
         return logits
 
     def _empty(self, batch: int) -> dict[str, Value]:

@@ -239,8 +239,10 @@ class OvDecoder:
         self._feeds.commit(feeds, batch, new)
         return np.array(self._request.request.get_tensor("logits").data)
 
-    def step(self, embeds: Array) -> Array:
-        logits: Array = self.prefill(embeds)[:, -1]
+    def step(
+        self, embeds: Array, *, positions: Array | None = None, extras: Mapping[str, Value] | None = None
+    ) -> Array:
+        logits: Array = self.prefill(embeds, positions=positions, extras=extras)[:, -1]
         return logits
 
     def _variables(self) -> list[tuple[StatePort, Any]]:

@@ -94,7 +94,7 @@ def samples() -> Path | None:
 
 def _list_families(io: Io) -> None:
     families = _library("families")
-    known = {name: families.find(name).TASKS for name in families.names()}
+    known = {name: facts.tasks for name, facts in families.known().items()}
     io.document({"families": [{"model_type": n, "tasks": list(t)} for n, t in known.items()]})
     for name, tasks in known.items():
         io.show(f"{name:<20} {', '.join(tasks)}")

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.runtimes.base import Decoder
+from edgemm.decoding.language import Language
 
 Logits = NDArray[Any]
 LogitsRule = Callable[[list[int], Logits], None]
-Embed = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,12 @@ def log_softmax(logits: Logits) -> Logits:
     return result
 
 
-def generate(decoder: Decoder, embed: Embed, logits: Logits, options: GenerationOptions) -> Generated:
+def generate(language: Language, logits: Logits, options: GenerationOptions) -> Generated:
     """Continue from `logits` [V] of the last prefilled position until an end token or a limit.
 
     Ties go to the lowest id, as in torch's argmax. Stops without an error where the context is full.
     """
-    out = Generated()
+    out, decoder = Generated(), language.decoder
     limit = min(options.max_new_tokens, decoder.capacity - decoder.length + 1)
     while len(out.tokens) < limit:
         token, log_probability = _pick(logits, out.tokens, options)
@@ -72,7 +71,7 @@ def generate(decoder: Decoder, embed: Embed, logits: Logits, options: Generation
         if options.on_token is not None:
             options.on_token(token)
         if len(out.tokens) < limit and decoder.length < decoder.capacity:
-            logits = decoder.step(embed(np.array([[token]])))[0]
+            logits = language.step([token])[0]
     return out
 
 

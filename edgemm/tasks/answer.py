@@ -1,68 +1,42 @@
-"""answer and caption: pictures and words → words, for decoder-only vision–language models."""
+"""answer and caption: pictures, sound and words → words, for decoder-only models."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.bundle.manifest import Processing
-from edgemm.bundle.spec import TilesSpec, TokensSpec
+from edgemm.bundle.spec import TokensSpec
 from edgemm.decoding.generate import Generated, GenerationOptions, generate
+from edgemm.decoding.language import Inputs, Language
 from edgemm.errors import BundleError, ContextFull, InputError
-from edgemm.processing.chat import render, user_message
-from edgemm.processing.image import preprocess_many
 from edgemm.processing.text import Tokenizer
-from edgemm.processing.tiles import expand_images
 from edgemm.results import Answer, Caption
 from edgemm.runtimes.base import as_numpy
 from edgemm.tasks.graphs import Graphs
+from edgemm.tasks.prompts import make_prompt
+from edgemm.tasks.prompts.base import Context, Media, Message, Prompt, user
 
 CAPTION_PROMPT = "Describe the picture in one sentence."
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """Token ids of a question, and the tiles that its image tokens stand for: [N, 3, H, W] or None."""
-
-    ids: list[int]
-    pixel_values: NDArray[np.float32] | None
-
-
-def prompt_for(
-    images: Sequence[Any],
-    question: str,
-    processing: Processing,
-    tokenizer: Tokenizer | str | PathLike[str],
-) -> Prompt:
-    """The checkpoint's own prompt for a question about `images` (none, one or several)."""
-    if processing.chat is None or processing.text is None or not isinstance(processing.image, TilesSpec):
-        raise BundleError("the model lacks its chat template, its tokenizer or its tiles")
-    words = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer(tokenizer, processing.text)
-    text = render([user_message(question, len(images))], processing.chat)
-    if not images:
-        return Prompt(words.encode(text), None)
-    seen = preprocess_many(list(images), processing.image)
-    text = expand_images(text, seen.rows, seen.cols, processing.image.image_seq_len, processing.chat)
-    return Prompt(words.encode(text), seen.pixel_values)
+_DEEP = "deepstack."
+_FEATURES = {"vision_encoder": "image_features", "audio_encoder": "audio_features"}
 
 
 class Answerer:
-    """A vision–language model of a bundle. One call at a time."""
+    """A chat model of a bundle. One call at a time."""
 
     def __init__(self, graphs: Graphs) -> None:
         entry = graphs.entry
-        if entry.processing.text is None or entry.tokens is None or entry.tokens.image is None:
-            raise BundleError(f"{entry.name} lacks its tokenizer or its image token")
+        if entry.processing.text is None or entry.tokens is None:
+            raise BundleError(f"{entry.name} lacks its tokenizer or its special tokens", hint="export it again")
         self._graphs = graphs
         self._tokens: TokensSpec = entry.tokens
-        self._image_token: int = entry.tokens.image
         self.tokenizer = Tokenizer(graphs.bundle.file(entry.processing.text.tokenizer), entry.processing.text)
+        self.context = Context(entry.processing, entry.tokens, self.tokenizer)
+        self._deep = tuple(n for n in graphs.inputs_of("decoder") if n.startswith(_DEEP))
 
     def __call__(
         self,
@@ -75,9 +49,19 @@ class Answerer:
         """Answer a question about one picture, a list of pictures, or none (`[]`)."""
         if not question.strip():
             raise InputError("the question is empty")
-        start = time.perf_counter()
         images = list(frames) if isinstance(frames, (list, tuple)) else [frames]
-        out, text = self._generate(images, question, max_new_tokens, on_text)
+        return self.chat([user(question, images)], max_new_tokens=max_new_tokens, on_text=on_text)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int = 64,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """The next turn of a conversation; see `prompts.base.Message`."""
+        start = time.perf_counter()
+        out, text = self._generate(messages, max_new_tokens, on_text)
         return Answer(
             text=text,
             tokens=tuple(out.tokens),
@@ -97,43 +81,61 @@ class Answerer:
 
     def logits(self, images: Sequence[Any], question: str) -> NDArray[Any]:
         """Logits [V] of the first position after the prompt."""
-        return self._prefill(list(images), question)[1]
+        return self.prefill([user(question, list(images))])[1]
 
-    def _prefill(self, images: list[Any], question: str) -> tuple[Any, NDArray[Any]]:
-        prompt = prompt_for(images, question, self._graphs.entry.processing, self.tokenizer)
+    def prefill(self, messages: Sequence[Message]) -> tuple[Language, NDArray[Any]]:
+        """The decoder after the prompt of `messages`, and the logits [V] of what comes next.
+
+        Raises ContextFull where the prompt does not fit, before any encoder runs.
+        """
+        prompt = make_prompt(messages, self.context)
         decoder = self._graphs.decoder()
         if len(prompt.ids) >= decoder.capacity:
             raise ContextFull(
                 f"the prompt has {len(prompt.ids)} tokens, the model takes {decoder.capacity}",
                 hint="use fewer or smaller pictures",
             )
-        return decoder, decoder.prefill(self._embeds(prompt))[0, -1]
+        embeds, deep = self._embeds(prompt)
+        extras = {**prompt.inputs.extras, **deep}
+        logits = decoder.prefill(embeds, positions=prompt.inputs.positions, extras=extras)[0, -1]
 
-    def _embeds(self, prompt: Prompt) -> NDArray[Any]:
+        def follow(past: int, batch: int) -> Inputs:
+            more = prompt.follow(past, batch)
+            nothing = np.zeros((batch, 1, embeds.shape[2]), embeds.dtype)
+            return Inputs(more.positions, {**more.extras, **dict.fromkeys(self._deep, nothing)})
+
+        return Language(decoder, self._graphs.embed(), follow), logits
+
+    def _embeds(self, prompt: Prompt) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+        """Embeddings [1, S, hidden] with features in their places, and the deep features likewise."""
         ids = np.array([prompt.ids], np.int64)
         embeds = np.array(self._graphs.embed()(ids))
-        if prompt.pixel_values is None:
-            return embeds
-        session = self._graphs.session("vision_encoder")
-        features = as_numpy(session.run({"pixel_values": prompt.pixel_values})["image_features"])
-        places = ids == self._image_token
-        if int(places.sum()) != len(features):
-            raise BundleError(
-                f"{int(places.sum())} image tokens for {len(features)} image features: "
-                "the bundle's tokenizer and vision encoder do not fit",
-                hint="export it again",
-            )
-        embeds[places] = features
-        return embeds
+        deep = {name: np.zeros_like(embeds) for name in self._deep}
+        features: dict[int, list[NDArray[Any]]] = {}
+        layers: dict[int, list[dict[str, NDArray[Any]]]] = {}
+        for media in prompt.media:
+            found, below = self._encode(media)
+            features.setdefault(media.token, []).append(found)
+            layers.setdefault(media.token, []).append(below)
+        for token, values in features.items():
+            _place(embeds, ids == token, np.concatenate(values))
+            for name in self._deep:
+                _place(deep[name], ids == token, np.concatenate([x[name] for x in layers[token]]))
+        return embeds, deep
+
+    def _encode(self, media: Media) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+        session = self._graphs.session(media.role)
+        outputs = {k: as_numpy(v) for k, v in session.run(media.feeds).items()}
+        found = media.pack(outputs) if media.pack else outputs[_FEATURES[media.role]]
+        return found.reshape(-1, found.shape[-1]), {k: v for k, v in outputs.items() if k.startswith(_DEEP)}
 
     def _generate(
         self,
-        images: list[Any],
-        question: str,
+        messages: Sequence[Message],
         max_new_tokens: int,
         on_text: Callable[[str], None] | None,
     ) -> tuple[Generated, str]:
-        decoder, logits = self._prefill(images, question)
+        language, logits = self.prefill(messages)
         stream = self.tokenizer.stream()
 
         def tell(token: int) -> None:
@@ -141,9 +143,18 @@ class Answerer:
             if on_text is not None and piece:
                 on_text(piece)
 
-        options = GenerationOptions(max_new_tokens, self._tokens.eos, on_token=tell)
-        out = generate(decoder, self._graphs.embed(), logits, options)
+        out = generate(language, logits, GenerationOptions(max_new_tokens, self._tokens.eos, on_token=tell))
         rest = stream.finish()
         if on_text is not None and rest:
             on_text(rest)
         return out, self.tokenizer.decode(out.tokens).strip()
+
+
+def _place(target: NDArray[Any], places: NDArray[np.bool_], features: NDArray[Any]) -> None:
+    if int(places.sum()) != len(features):
+        raise BundleError(
+            f"{int(places.sum())} placeholder tokens for {len(features)} features: "
+            "the bundle's tokenizer and encoder do not fit",
+            hint="export it again",
+        )
+    target[places] = features

@@ -73,6 +73,10 @@ class Graphs:
 
         return embed
 
+    def inputs_of(self, role: str) -> tuple[str, ...]:
+        """Names of a graph's inputs, from the manifest."""
+        return tuple(t.name for t in self._component(role).inputs)
+
     def _component(self, role: str) -> Component:
         if role not in self.entry.components:
             raise BundleError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgemm.bundle.spec import GenerationSpec, LogMelSpec, RawAudioSpec, TokensSpec
 from edgemm.decoding.generate import Generated, GenerationOptions, LogitsRule, generate
+from edgemm.decoding.language import Language
 from edgemm.decoding.whisper import Span, prompt_ids, split_window, timestamp_rule
 from edgemm.errors import BundleError, InputError
 from edgemm.processing.audio import to_mono_16k
@@ -103,7 +104,7 @@ class Transcriber:
             begin_suppress=self._generation.begin_suppress_tokens,
             rules=rules,
         )
-        return generate(decoder, embed, logits, options)
+        return generate(Language(decoder, embed), logits, options)
 
     def _raw(self, samples: Samples, _: str | None) -> tuple[list[_Part], list[Generated]]:
         assert isinstance(self._spec, RawAudioSpec)

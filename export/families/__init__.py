@@ -1,20 +1,26 @@
 """One file a family. The file's name is the `model_type`, with `_` for `-`.
 
-A family module has `MODEL_TYPE`, `TASKS`, `NEEDS` (prefixes of weights that must be in the checkpoint, per
-modality) and `plan(checkpoint) -> ModelPlan`.
+A family module has `MODEL_TYPE`, `TASKS` and `NEEDS` (prefixes of weights that must be in the checkpoint, per
+modality), all three literals, and `plan(checkpoint) -> ModelPlan`. The literals are read without importing the
+module, so that a machine without torch can say what a checkpoint is.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
-import pkgutil
 from collections.abc import Mapping
-from typing import Protocol, cast
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 from edgemm.errors import CheckpointError
-from edgemm.export.checkpoint import Checkpoint
-from edgemm.export.model_plan import ModelPlan
+
+if TYPE_CHECKING:
+    from edgemm.export.checkpoint import Checkpoint
+    from edgemm.export.model_plan import ModelPlan
 
 
 class Family(Protocol):
@@ -29,33 +35,62 @@ class Family(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FamilyFacts:
+    """A family's literals, and the module that they stand in."""
+
+    model_type: str
+    tasks: tuple[str, ...]
+    needs: Mapping[str, tuple[str, ...]]
+    module: str
+
+
+@cache
+def known() -> Mapping[str, FamilyFacts]:
+    """Every family by its `model_type`."""
+    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
+    found = (_read(path.read_text(), f"{__name__}.{path.stem}") for path in files)
+    return {facts.model_type: facts for facts in sorted(found, key=lambda f: f.model_type)}
+
+
+def _read(source: str, module: str) -> FamilyFacts:
+    values = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if isinstance(target, ast.Name) and target.id in ("MODEL_TYPE", "TASKS", "NEEDS"):
+                values[target.id] = ast.literal_eval(node.value)
+    return FamilyFacts(values["MODEL_TYPE"], values["TASKS"], values["NEEDS"], module)
+
+
 def names() -> tuple[str, ...]:
     """Every `model_type` that edgemm exports."""
-    modules = (m.name for m in pkgutil.iter_modules(__path__))
-    return tuple(sorted(n.replace("_", "-") if n in _DASHED else n for n in modules))
+    return tuple(known())
 
 
-_DASHED = ("efficientnet_lite0", "silero_vad")
-
-
-def find(model_type: str) -> Family:
-    """The family of a `model_type`; CheckpointError with the nearest names for an unknown one."""
-    if model_type not in names():
+def facts(model_type: str) -> FamilyFacts:
+    """The literals of a family; CheckpointError with the nearest names for an unknown `model_type`."""
+    if model_type not in known():
         near = difflib.get_close_matches(model_type, names(), n=3, cutoff=0.5)
         raise CheckpointError(
             f"no family exports model_type {model_type!r}" + (f"; the nearest are {', '.join(near)}" if near else ""),
             hint="run: edgemm export --list-families",
         )
-    return cast(Family, importlib.import_module(f"{__name__}.{model_type.replace('-', '_')}"))
+    return known()[model_type]
 
 
-def check_modalities(checkpoint: Checkpoint, family: Family) -> None:
+def find(model_type: str) -> Family:
+    """The module of a `model_type`, torch and all; CheckpointError for an unknown one."""
+    return cast(Family, importlib.import_module(facts(model_type).module))
+
+
+def check_modalities(checkpoint: Checkpoint, family: FamilyFacts) -> None:
     """Raise CheckpointError where a modality of the family has no weights in the checkpoint."""
-    for modality, prefixes in family.NEEDS.items():
+    for modality, prefixes in family.needs.items():
         for prefix in prefixes:
             if not any(name.startswith(prefix) for name in checkpoint.shapes):
                 raise CheckpointError(
-                    f"{checkpoint.path} is a {family.MODEL_TYPE} without its {modality}: "
+                    f"{checkpoint.path} is a {family.model_type} without its {modality}: "
                     f"no weight begins with {prefix!r}",
                     hint="export the whole checkpoint, not one half of it",
                 )

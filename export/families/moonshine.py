@@ -16,7 +16,9 @@ from edgemm.export.graph import Port
 from edgemm.export.loading import from_pretrained, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
 from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
-from edgemm.export.speech import audio_encoder_plan, tokenizer_files, use_plain_attention
+from edgemm.export.speech import audio_encoder_plan
+from edgemm.export.text import tokenizer_files
+from edgemm.export.tracing import use_plain_attention
 from edgemm.export.wrappers import EncoderDecoderDecoder
 
 MODEL_TYPE = "moonshine"
@@ -99,6 +101,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         files=files,
         feeds=feeds,
         reference=reference,
+        takes="audio",
     )
 
 

@@ -11,16 +11,19 @@ from torch import nn
 from transformers import SmolVLMForConditionalGeneration
 
 from edgemm.bundle.manifest import Processing
-from edgemm.bundle.spec import ChatSpec, GenerationSpec
-from edgemm.errors import CheckpointError
+from edgemm.bundle.spec import GenerationSpec
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Feeds, GraphPlan, Port
 from edgemm.export.image_spec import tiles_spec
 from edgemm.export.loading import from_pretrained, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
 from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
-from edgemm.export.speech import tokenizer_files, use_plain_attention
+from edgemm.export.text import chat_spec, tokenizer_files
+from edgemm.export.tracing import use_plain_attention
 from edgemm.export.wrappers import CausalDecoder
+from edgemm.processing.text import Tokenizer
+from edgemm.tasks.prompts import make_prompt
+from edgemm.tasks.prompts.base import Context, user
 
 MODEL_TYPE = "smolvlm"
 TASKS = ("answer", "caption")
@@ -93,14 +96,12 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         return {"vision_encoder": {"pixel_values": preprocess(example.image, image).pixel_values}}
 
     def reference(example: Example) -> Reference:
-        from edgemm.tasks.answer import prompt_for
-
-        images = [] if example.image is None else [example.image]
-        prompt = prompt_for(images, example.question, processing, checkpoint.path / "tokenizer.json")
+        context = Context(processing, tokens, Tokenizer(checkpoint.path / "tokenizer.json", text))
+        prompt = make_prompt([user(example.question, [] if example.image is None else [example.image])], context)
         ids = torch.tensor([prompt.ids])
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if prompt.pixel_values is not None:
-            inputs["pixel_values"] = torch.from_numpy(prompt.pixel_values)[None]
+        for media in prompt.media:
+            inputs["pixel_values"] = torch.from_numpy(media.feeds["pixel_values"])[None]
         with torch.no_grad():
             said = original.generate(**inputs, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :]
         return Reference(tokens=tuple(i for i in said.tolist() if i not in tokens.eos))
@@ -121,27 +122,3 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         feeds=feeds,
         reference=reference,
     )
-
-
-def chat_spec(checkpoint: Checkpoint) -> ChatSpec:
-    """The checkpoint's own chat template (chat_template.jinja, or inside a JSON file) and its special tokens."""
-    settings = checkpoint.json("tokenizer_config.json")
-    file = checkpoint.path / "chat_template.jinja"
-    template = (
-        file.read_text()
-        if file.is_file()
-        else checkpoint.json("chat_template.json").get("chat_template")
-        or checkpoint.json("processor_config.json").get("chat_template")
-        or settings.get("chat_template")
-    )
-    if not template:
-        raise CheckpointError(
-            f"{checkpoint.path} has no chat template",
-            hint="copy chat_template.jinja from the model that was fine-tuned",
-        )
-    special = {
-        k: v["content"] if isinstance(v, dict) else str(v)
-        for k, v in settings.items()
-        if k in ("bos_token", "eos_token", "pad_token", "unk_token") and v
-    }
-    return ChatSpec(template=template, special_tokens=special)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgemm.decoding.generate import GenerationOptions, generate, log_softmax
+from edgemm.decoding.language import Language
 from edgemm.tasks.transcribe import quiet_cuts
 
 VOCABULARY, EOS = 11, 10
@@ -19,7 +20,7 @@ class Counter:
     def __init__(self, capacity=64, length=3):
         self.capacity, self.length, self.steps = capacity, length, 0
 
-    def step(self, embeds):
+    def step(self, embeds, *, positions=None, extras=None):
         assert self.length < self.capacity
         self.length += 1
         self.steps += 1
@@ -38,7 +39,7 @@ def after(token):
 
 def say(decoder=None, **options):
     settings = {"max_new_tokens": 50, "eos": (EOS,), **options}
-    return generate(decoder or Counter(), embed, after(2), GenerationOptions(**settings))
+    return generate(Language(decoder or Counter(), embed), after(2), GenerationOptions(**settings))
 
 
 def test_stops_at_the_end_token_and_leaves_it_out():
@@ -88,7 +89,7 @@ def test_rules_see_the_ids_so_far_and_change_the_logits():
 
 
 def test_ties_go_to_the_lowest_id():
-    out = generate(Counter(), embed, np.ones(VOCABULARY, np.float32), GenerationOptions(1, (EOS,)))
+    out = generate(Language(Counter(), embed), np.ones(VOCABULARY, np.float32), GenerationOptions(1, (EOS,)))
     assert out.tokens == [0]
 
 
@@ -112,7 +113,7 @@ def test_log_softmax_equals_torch():
 
 def test_half_precision_logits_are_judged_in_single():
     logits = after(2).astype(np.float16)
-    out = generate(Counter(), embed, logits, GenerationOptions(1, (EOS,)))
+    out = generate(Language(Counter(), embed), logits, GenerationOptions(1, (EOS,)))
     assert out.log_probabilities[0] == pytest.approx(float(log_softmax(after(2))[3]), abs=1e-5)
 
 

@@ -6,8 +6,6 @@ import atexit
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,18 +25,11 @@ from edgemm.model import Model
 from edgemm.runtimes import registry
 from edgemm.runtimes.base import SessionOptions
 from tests import checkpoints
+from tests.tiny.registry import Tiny, all_tiny
 
 RATE_HZ = 16_000
 EXACT = SessionOptions(exact=True)
 RUNTIMES = tuple(registry.RUNTIMES)
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """How a tiny checkpoint is built, and the graphs that its bundle must have."""
-
-    build: Callable[[Path], Path]
-    components: tuple[str, ...]
 
 
 _SPEECH = ("audio_encoder", "decoder", "embed_tokens")
@@ -51,6 +42,8 @@ TINY: dict[str, Tiny] = {
     "smolvlm_tied": Tiny(partial(checkpoints.smolvlm, tied=True), _VISION),
     "efficientnet": Tiny(checkpoints.efficientnet_lite0, ("model",)),
 }
+# The families of tests/tiny, one checkpoint or more each.
+FAMILIES: dict[str, Tiny] = all_tiny()
 
 
 @cache
@@ -64,7 +57,7 @@ def place() -> Path:
 @cache
 def checkpoint(name: str) -> Path:
     """The directory of a tiny checkpoint. Read only."""
-    return TINY[name].build(place() / name)
+    return (TINY | FAMILIES)[name].build(place() / name)
 
 
 def exported(name: str, precision: Precision = "fp32") -> ExportReport:

@@ -1,0 +1,46 @@
+"""A decoder with its embedding table: token ids in, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemm.runtimes.base import Decoder, Value
+
+Embed = Callable[[NDArray[np.int64]], NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a decoder call takes beside embeddings. `positions` [B, S] or [3, B, S] (None: counted on)."""
+
+    positions: NDArray[np.int64] | None = None
+    extras: Mapping[str, Value] = field(default_factory=dict)
+
+
+# Positions in the state, rows → what the next single position takes.
+Follow = Callable[[int, int], Inputs]
+
+
+def count_on(_past: int, _batch: int) -> Inputs:
+    """Most families': positions follow from the length, and nothing else is asked for."""
+    return Inputs()
+
+
+@dataclass(frozen=True, eq=False)
+class Language:
+    """A decoder that was prefilled. `follow` is the family's rule for the positions after the prompt."""
+
+    decoder: Decoder
+    embed: Embed
+    follow: Follow = count_on
+
+    def step(self, tokens: Sequence[int]) -> NDArray[Any]:
+        """Append one token per row; return logits [B, V] of what comes next."""
+        ids = np.array(tokens, np.int64)[:, None]
+        more = self.follow(self.decoder.length, len(ids))
+        return self.decoder.step(self.embed(ids), positions=more.positions, extras=more.extras)

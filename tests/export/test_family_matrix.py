@@ -1,0 +1,60 @@
+"""Every component of every family against its module in torch, on every runtime, and whether each modality counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgemm.export.verify import TOLERANCES, compare
+from edgemm.runtimes import registry
+from edgemm.runtimes.base import as_numpy
+from tests.export.exported import EXACT, FAMILIES, RUNTIMES, exported, plan
+
+CASES = [(name, role) for name, tiny in FAMILIES.items() for role in tiny.components]
+
+
+def _graph(name, role):
+    return next(g for g in plan(name).graphs if g.role == role)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(("name", "role"), CASES, ids=lambda v: v)
+def test_every_family_component_equals_its_module(name, role, runtime):
+    graph = _graph(name, role)
+    session = registry.module(runtime).load_session(exported(name).bundle / "graphs" / f"{role}.onnx", EXACT)
+    for seed, sizes in enumerate((graph.trace, *graph.checks)):
+        feeds = graph.feeds(sizes, seed=100 + seed)
+        found = session.run({k: v.numpy() for k, v in feeds.items()})
+        worst, cosine = compare(graph.run(feeds), {k: as_numpy(v) for k, v in found.items()})
+        assert worst <= TOLERANCES["fp32"].max_abs, sizes
+        assert cosine >= TOLERANCES["fp32"].cosine, sizes
+    session.close()
+
+
+@pytest.mark.parametrize(("name", "role"), CASES, ids=lambda v: v)
+def test_every_input_moves_the_output(name, role):
+    """Another picture, another sound, another past: the first output changes by far more than the tolerance."""
+    graph = _graph(name, role)
+    session = registry.module("onnxruntime").load_session(exported(name).bundle / "graphs" / f"{role}.onnx", EXACT)
+    feeds = {k: v.numpy() for k, v in graph.feeds(graph.trace).items()}
+    first = next(iter(session.outputs))
+    before = as_numpy(session.run(feeds)[first])
+    rng = torch.Generator().manual_seed(7)
+    for port in graph.inputs:
+        if port.dtype.is_floating_point and "bias" not in port.name:
+            moved = feeds | {port.name: torch.randn(feeds[port.name].shape, generator=rng).numpy()}
+            after = as_numpy(session.run(moved)[first])
+            assert np.abs(after - before).max() > 100 * TOLERANCES["fp32"].max_abs, port.name
+    session.close()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_exported_whole(name):
+    manifest = exported(name).manifest
+    assert tuple(c.name for c in manifest.components) == FAMILIES[name].components
+    assert {c.opset for c in manifest.components} == {20}
+    assert {p.component for p in manifest.checks.parity} == set(FAMILIES[name].components)
+    if plan(name).reference is not None:
+        assert set(manifest.checks.tokens_equal.values()) <= {1.0}
+        assert manifest.checks.tasks
