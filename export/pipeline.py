@@ -19,6 +19,7 @@ from edgemm.export import describe, families, task_check
 from edgemm.export.checkpoint import Checkpoint, find_checkpoint
 from edgemm.export.graph import GraphPlan, trace
 from edgemm.export.half import half_plan
+from edgemm.export.locate import located
 from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
 from edgemm.export.precision import calibration
 from edgemm.export.precision.static import quantize_static_int8
@@ -67,9 +68,10 @@ def export(
     precision: Precision = "fp32",
     calibrate_on: Sequence[Path] = (),
     overwrite: bool = False,
+    allow_pickle: bool = False,
     progress: Progress = lambda _what, _share: None,
 ) -> ExportReport:
-    """Export a checkpoint directory to a verified bundle at `target`.
+    """Export a checkpoint (a directory, a hub id or an adapter; see `locate`) to a verified bundle at `target`.
 
     `calibrate_on` are pictures, sounds, videos or folders of them; `int8` needs them for its activation ranges.
     `progress` is called with what is being done and the share that is behind, 0…1.
@@ -80,14 +82,15 @@ def export(
     start = time.perf_counter()
     target = Path(target).absolute()
     check_target(target, overwrite=overwrite)
-    source = find_checkpoint(checkpoint)
-    found = {name: _family_plan(path) for name, path in source.parts.items()}
-    examples = calibration.load_examples(calibrate_on) if calibrate_on else []
-    graphs = sum(len(plan.graphs) for _, plan in found.values())
-    work = _Work(precision, examples, bool(examples), progress, steps=3 * graphs + 2 * len(found) + 1)
-    with writing(target, overwrite=overwrite) as partial:
-        manifest = _write(work, source, found, partial)
-        work.step("flushing to disk")
+    with located(checkpoint, allow_pickle=allow_pickle) as path:
+        source = find_checkpoint(path)
+        found = {name: _family_plan(part) for name, part in source.parts.items()}
+        examples = calibration.load_examples(calibrate_on) if calibrate_on else []
+        graphs = sum(len(plan.graphs) for _, plan in found.values())
+        work = _Work(precision, examples, bool(examples), progress, steps=3 * graphs + 2 * len(found) + 1)
+        with writing(target, overwrite=overwrite) as partial:
+            manifest = _write(work, source, found, partial)
+            work.step("flushing to disk")
     return ExportReport(
         bundle=target,
         manifest=manifest,

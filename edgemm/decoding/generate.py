@@ -1,4 +1,4 @@
-"""The greedy generation loop, one for every decoder."""
+"""The generation loop, one for every decoder: greedy, sampling, beams."""
 
 from __future__ import annotations
 
@@ -6,27 +6,74 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgemm.decoding.beam import BeamOptions, beam_search
 from edgemm.decoding.language import Language
-
-Logits = NDArray[Any]
-LogitsRule = Callable[[list[int], Logits], None]
+from edgemm.decoding.rules import Logits, LogitsRule, at_least, no_repeat_ngram, repetition_penalty, suppress
+from edgemm.decoding.sampling import draw, narrowed
+from edgemm.errors import InputError
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """When to stop and what may be said. `rules` change the logits [V] in place, given the ids so far."""
+    """How to go on and when to stop.
+
+    `temperature` 0 is greedy; else tokens are drawn with `seed` from the `top_k` likeliest (0: all) inside the
+    nucleus `top_p`. With `beams` over 1 the best of that many sentences is searched. `prompt` are the ids that
+    repetition rules count beside the new ones. `rules` change the scores [V] in place, given the new ids so far.
+    `stop` is asked after every token whether the ids so far are enough.
+    """
 
     max_new_tokens: int
     eos: tuple[int, ...]
+    min_new_tokens: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    prompt: tuple[int, ...] = ()
     suppress: tuple[int, ...] = ()
     begin_suppress: tuple[int, ...] = ()
     rules: tuple[LogitsRule, ...] = ()
     on_token: Callable[[int], None] | None = None
+    stop: Callable[[Sequence[int]], bool] | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            (self.max_new_tokens < 0, f"max_new_tokens {self.max_new_tokens} is negative"),
+            (self.min_new_tokens > self.max_new_tokens, "min_new_tokens is above max_new_tokens"),
+            (self.temperature < 0, f"temperature {self.temperature} is negative"),
+            (not 0 < self.top_p <= 1, f"top_p {self.top_p} is not in (0, 1]"),
+            (self.beams < 1, f"beams {self.beams} is below 1"),
+            (self.beams > 1 and self.temperature > 0, "beams and a temperature contradict each other"),
+            (self.beams > 1 and self.stop is not None, "beams and stop strings contradict each other"),
+            (self.repetition_penalty <= 0, f"repetition_penalty {self.repetition_penalty} is not positive"),
+        ]
+        for wrong, message in problems:
+            if wrong:
+                raise InputError(message)
+
+    def all_rules(self) -> tuple[LogitsRule, ...]:
+        """Every rule that these options ask for, in transformers' order."""
+        made: list[LogitsRule] = []
+        if self.repetition_penalty != 1.0:
+            made.append(repetition_penalty(self.repetition_penalty, self.prompt))
+        if self.no_repeat_ngram:
+            made.append(no_repeat_ngram(self.no_repeat_ngram, self.prompt))
+        if self.min_new_tokens:
+            made.append(at_least(self.min_new_tokens, self.eos))
+        if self.suppress:
+            made.append(suppress(self.suppress))
+        if self.begin_suppress:
+            made.append(suppress(self.begin_suppress, first_only=True))
+        return (*made, *self.rules)
 
 
 @dataclass
@@ -54,14 +101,17 @@ def log_softmax(logits: Logits) -> Logits:
 
 
 def generate(language: Language, logits: Logits, options: GenerationOptions) -> Generated:
-    """Continue from `logits` [V] of the last prefilled position until an end token or a limit.
+    """Continue from `logits` [V] of the last prefilled position until an end token, a stop or a limit.
 
     Ties go to the lowest id, as in torch's argmax. Stops without an error where the context is full.
     """
-    out, decoder = Generated(), language.decoder
-    limit = min(options.max_new_tokens, decoder.capacity - decoder.length + 1)
+    limit = min(options.max_new_tokens, language.decoder.capacity - language.decoder.length + 1)
+    if options.beams > 1 and limit > 0:
+        return _by_beams(language, logits, options, limit)
+    out, decoder, rules = Generated(), language.decoder, options.all_rules()
+    rng = np.random.default_rng(options.seed)
     while len(out.tokens) < limit:
-        token, log_probability = _pick(logits, out.tokens, options)
+        token, log_probability = _pick(logits, out.tokens, rules, options, rng)
         out.first_token_s = out.first_token_s or time.perf_counter()
         if token in options.eos:
             out.finished = True
@@ -70,17 +120,45 @@ def generate(language: Language, logits: Logits, options: GenerationOptions) -> 
         out.log_probabilities.append(log_probability)
         if options.on_token is not None:
             options.on_token(token)
+        if options.stop is not None and options.stop(out.tokens):
+            out.finished = True
+            break
         if len(out.tokens) < limit and decoder.length < decoder.capacity:
             logits = language.step([token])[0]
     return out
 
 
-def _pick(logits: Logits, tokens: Sequence[int], options: GenerationOptions) -> tuple[int, float]:
+def _pick(
+    logits: Logits,
+    tokens: Sequence[int],
+    rules: Sequence[LogitsRule],
+    options: GenerationOptions,
+    rng: np.random.Generator,
+) -> tuple[int, float]:
     scores = logits.astype(np.float32)
-    for ids in (options.suppress, options.begin_suppress if not tokens else ()):
-        if ids:
-            scores[list(ids)] = -np.inf
-    for rule in options.rules:
+    for rule in rules:
         rule(list(tokens), scores)
-    token = int(scores.argmax())
+    if options.temperature > 0:
+        token = draw(narrowed(scores, options.temperature, options.top_k, options.top_p), rng)
+    else:
+        token = int(scores.argmax())
     return token, float(log_softmax(scores)[token])
+
+
+def _by_beams(language: Language, logits: Logits, options: GenerationOptions, limit: int) -> Generated:
+    found = beam_search(
+        language,
+        logits,
+        BeamOptions(options.beams, limit, options.eos, options.length_penalty, options.early_stopping),
+        options.all_rules(),
+    )
+    out = Generated(first_token_s=time.perf_counter())
+    for token, log_probability in zip(found.tokens, found.log_probabilities, strict=True):
+        if token in options.eos:
+            out.finished = True
+            break
+        out.tokens.append(token)
+        out.log_probabilities.append(log_probability)
+        if options.on_token is not None:
+            options.on_token(token)
+    return out

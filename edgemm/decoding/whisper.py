@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgemm.bundle.spec import GenerationSpec, TimestampSpec
-from edgemm.decoding.generate import Logits, LogitsRule
+from edgemm.decoding.rules import Logits, LogitsRule
 
 
 def prompt_ids(start: int, generation: GenerationSpec, *, language: int | None, timestamps: bool) -> list[int]:

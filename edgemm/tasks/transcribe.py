@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemm.bundle.spec import GenerationSpec, LogMelSpec, RawAudioSpec, TokensSpec
-from edgemm.decoding.generate import Generated, GenerationOptions, LogitsRule, generate
+from edgemm.decoding.generate import Generated, GenerationOptions, generate
 from edgemm.decoding.language import Language
+from edgemm.decoding.rules import LogitsRule
 from edgemm.decoding.whisper import Span, prompt_ids, split_window, timestamp_rule
 from edgemm.errors import BundleError, InputError
 from edgemm.processing.audio import to_mono_16k

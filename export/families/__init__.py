@@ -3,6 +3,8 @@
 A family module has `MODEL_TYPE`, `TASKS` and `NEEDS` (prefixes of weights that must be in the checkpoint, per
 modality), all three literals, and `plan(checkpoint) -> ModelPlan`. The literals are read without importing the
 module, so that a machine without torch can say what a checkpoint is.
+
+A family outside this package registers its module under the entry point group `edgemm.families`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import importlib.metadata
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +25,9 @@ from edgemm.errors import CheckpointError
 if TYPE_CHECKING:
     from edgemm.export.checkpoint import Checkpoint
     from edgemm.export.model_plan import ModelPlan
+
+
+ENTRY_POINTS = "edgemm.families"
 
 
 class Family(Protocol):
@@ -47,10 +54,18 @@ class FamilyFacts:
 
 @cache
 def known() -> Mapping[str, FamilyFacts]:
-    """Every family by its `model_type`."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    found = (_read(path.read_text(), f"{__name__}.{path.stem}") for path in files)
-    return {facts.model_type: facts for facts in sorted(found, key=lambda f: f.model_type)}
+    """Every family by its `model_type`; edgemm's own win over registered ones of the same name."""
+    own = {f"{__name__}.{path.stem}": path for path in sorted(Path(__file__).parent.glob("[!_]*.py"))}
+    found = [_read(path.read_text(), module) for module, path in (_registered() | own).items()]
+    by_type = {facts.model_type: facts for facts in found}
+    return {name: by_type[name] for name in sorted(by_type)}
+
+
+def _registered() -> dict[str, Path]:
+    """Module → file of the families that installed packages register."""
+    modules = [point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)]
+    specs = {module: importlib.util.find_spec(module) for module in modules}
+    return {module: Path(spec.origin) for module, spec in specs.items() if spec is not None and spec.origin}
 
 
 def _read(source: str, module: str) -> FamilyFacts:
@@ -60,6 +75,9 @@ def _read(source: str, module: str) -> FamilyFacts:
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             if isinstance(target, ast.Name) and target.id in ("MODEL_TYPE", "TASKS", "NEEDS"):
                 values[target.id] = ast.literal_eval(node.value)
+    absent = sorted({"MODEL_TYPE", "TASKS", "NEEDS"} - values.keys())
+    if absent:
+        raise CheckpointError(f"the family {module} has no literal {', '.join(absent)}")
     return FamilyFacts(values["MODEL_TYPE"], values["TASKS"], values["NEEDS"], module)
 
 
@@ -74,7 +92,8 @@ def facts(model_type: str) -> FamilyFacts:
         near = difflib.get_close_matches(model_type, names(), n=3, cutoff=0.5)
         raise CheckpointError(
             f"no family exports model_type {model_type!r}" + (f"; the nearest are {', '.join(near)}" if near else ""),
-            hint="run: edgemm export --list-families",
+            hint="run: edgemm export --list-families; a family of your own registers by the entry point "
+            f"group {ENTRY_POINTS} (CONTRIBUTING.md)",
         )
     return known()[model_type]
 
