@@ -24,8 +24,13 @@ _WHERE = {
     "EdgemmError": "edgemm.errors",
     "Answer": "edgemm.results",
     "Caption": "edgemm.results",
+    "DetectedObject": "edgemm.results",
+    "Detections": "edgemm.results",
+    "Embedding": "edgemm.results",
     "Label": "edgemm.results",
     "Labels": "edgemm.results",
+    "RankedItem": "edgemm.results",
+    "Ranking": "edgemm.results",
     "Segment": "edgemm.results",
     "Transcript": "edgemm.results",
 }
@@ -40,8 +45,13 @@ if TYPE_CHECKING:
     from edgemm.model import load as load
     from edgemm.results import Answer as Answer
     from edgemm.results import Caption as Caption
+    from edgemm.results import DetectedObject as DetectedObject
+    from edgemm.results import Detections as Detections
+    from edgemm.results import Embedding as Embedding
     from edgemm.results import Label as Label
     from edgemm.results import Labels as Labels
+    from edgemm.results import RankedItem as RankedItem
+    from edgemm.results import Ranking as Ranking
     from edgemm.results import Segment as Segment
     from edgemm.results import Transcript as Transcript
 

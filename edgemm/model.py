@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from edgemm.bundle.opening import Bundle, open_bundle
 from edgemm.errors import BundleError
-from edgemm.results import Answer, Caption, Labels, Transcript
+from edgemm.results import Answer, Caption, Detections, Embedding, Labels, Ranking, Transcript
 from edgemm.runtimes import registry
 from edgemm.runtimes.base import SessionOptions
 from edgemm.tasks.graphs import Graphs
 from edgemm.tasks.registry import create
 
 if TYPE_CHECKING:
+    from edgemm.bundle.manifest import ModelEntry
     from edgemm.tasks.voice import VoiceActivity
 
 
@@ -37,7 +38,7 @@ class Model:
             registry.choose(runtime, "")
         self.bundle = bundle
         self._graphs = {m.name: Graphs(bundle, m, runtime, options or SessionOptions()) for m in bundle.manifest.models}
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[tuple[str, str], Any] = {}
         self._locks = {m.name: threading.RLock() for m in bundle.manifest.models}
         self._building = threading.RLock()
 
@@ -64,10 +65,66 @@ class Model:
             for role, name in model.components.items()
         }
 
-    def classify(self, image: Any = None, *, top: int = 5) -> Labels:
-        """The `top` likeliest classes of a picture: uint8 RGB [H, W, 3], a PIL image or a path."""
-        with self._lock("classify"):
-            result: Labels = self._task("classify")(image, top=top)
+    def classify(
+        self,
+        image: Any = None,
+        *,
+        frames: Sequence[Any] | None = None,
+        audio: Any = None,
+        sample_rate_hz: int = 16_000,
+        labels: Sequence[str] | None = None,
+        template: str | None = None,
+        top: int = 5,
+    ) -> Labels:
+        """The `top` likeliest classes of a picture, of a clip's `frames`, or of a sound.
+
+        Pictures are uint8 RGB [H, W, 3], PIL images or paths; sound is float32 [samples]. A model without classes of
+        its own is given `labels` in words, and `template` to make them sentences ("a photo of {}").
+        """
+        given = {"frames": frames, "audio": audio, "labels": labels, "template": template}
+        options = {name: value for name, value in given.items() if value is not None}
+        if audio is not None:
+            options["sample_rate_hz"] = sample_rate_hz
+        takes = "audio" if audio is not None else "image" if frames is None else "video"
+        kind = "zero_shot" if labels is not None else ""
+        with self._lock("classify", takes, kind):
+            result: Labels = self._task("classify", takes, kind)(image, top=top, **options)
+            return result
+
+    def embed(
+        self, image: Any = None, *, text: str | None = None, audio: Any = None, sample_rate_hz: int = 16_000
+    ) -> Embedding:
+        """Where a picture, a text or a sound lies in the model's space: a vector of unit length."""
+        takes = "text" if text is not None else "image" if audio is None else "audio"
+        with self._lock("embed", takes):
+            result: Embedding = self._task("embed", takes).embed(
+                image, text=text, audio=audio, sample_rate_hz=sample_rate_hz
+            )
+            return result
+
+    def retrieve(self, query: Any, items: Sequence[Any], *, top: int | None = None) -> Ranking:
+        """`items` by their likeness to `query`, best first, each with its cosine to it.
+
+        Both are texts (`str`), pictures (arrays, PIL images, `pathlib.Path`), sounds (samples, sample_rate_hz) or
+        embeddings, of any kinds that the model knows.
+        """
+        with self._lock("retrieve"):
+            result: Ranking = self._task("retrieve").rank(query, items, top=top)
+            return result
+
+    def recommend(self, image: Any, items: Sequence[Any], *, top: int | None = None) -> Ranking:
+        """`items` that go best with a picture, or with a list of pictures and texts that someone liked.
+
+        Items are as for `retrieve`, and so is what is given in place of a picture; a `str` is a text, not a path.
+        """
+        with self._lock("recommend"):
+            result: Ranking = self._task("recommend").rank(image, items, top=top)
+            return result
+
+    def detect(self, image: Any, *, score_min: float = 0.5) -> Detections:
+        """The objects of a picture whose score is above `score_min`, best first, with boxes in its own pixels."""
+        with self._lock("detect"):
+            result: Detections = self._task("detect")(image, score_min=score_min)
             return result
 
     def transcribe(self, samples: Any, *, sample_rate_hz: int = 16_000, language: str | None = None) -> Transcript:
@@ -131,15 +188,27 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _lock(self, task: str) -> threading.RLock:
-        return self._locks[self.bundle.model_for(task).name]
+    def _entry(self, task: str, takes: str = "", kind: str = "") -> ModelEntry:
+        """The first model that does `task` with what `takes` names ("audio") and as `kind`; else the first of all."""
 
-    def _task(self, task: str) -> Any:
+        def fits(entry: ModelEntry) -> bool:
+            processing = entry.processing
+            found = not takes or getattr(processing, takes) is not None
+            return found and (not kind or processing.functions.get(task) == kind)
+
+        entries = [m for m in self.bundle.manifest.models if task in m.tasks and fits(m)]
+        return entries[0] if entries else self.bundle.model_for(task)
+
+    def _lock(self, task: str, takes: str = "", kind: str = "") -> threading.RLock:
+        return self._locks[self._entry(task, takes, kind).name]
+
+    def _task(self, task: str, takes: str = "", kind: str = "") -> Any:
+        entry = self._entry(task, takes, kind)
         with self._building:
-            if task not in self._tasks:
-                graphs = self._graphs[self.bundle.model_for(task).name]
-                self._tasks[task] = create(task, graphs)
-            return self._tasks[task]
+            key = (task, entry.name)
+            if key not in self._tasks:
+                self._tasks[key] = create(task, self._graphs[entry.name])
+            return self._tasks[key]
 
 
 def load(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,48 @@ class Labels:
     """The classes of one picture or sound, best first."""
 
     labels: tuple[Label, ...]
+    model_ms: float
+
+
+@dataclass(frozen=True)
+class DetectedObject:
+    """One object of a picture. `box_px` is x0, y0, x1, y1 in pixels of the picture as it was given; `score` is 0…1."""
+
+    label: str
+    score: float
+    box_px: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects of one picture, best first."""
+
+    objects: tuple[DetectedObject, ...]
+    model_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Where a picture, a text or a sound lies in the model's space: `values` float32 [D] of unit length."""
+
+    values: NDArray[np.float32]
+    model_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class RankedItem:
+    """One item that was ranked: `index` is its place in what was given, `score` its cosine to the query."""
+
+    index: int
+    item: Any
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Items by their likeness to a query, best first."""
+
+    items: tuple[RankedItem, ...]
     model_ms: float
 
 

@@ -19,6 +19,19 @@ _HEADER_MAX_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
+class Tensor:
+    """What a safetensors header says of one tensor. `dtype` is its own name, such as "F16"."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint's directory and its `config.json`."""
 
@@ -63,18 +76,23 @@ class Checkpoint:
         return hashlib.sha256("".join(map(sha256_of, self.weight_files)).encode()).hexdigest()
 
     @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor, from the headers alone: no weight is loaded."""
-        shapes: dict[str, tuple[int, ...]] = {}
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name, from the headers alone: no weight is loaded."""
+        tensors: dict[str, Tensor] = {}
         for file in self.weight_files:
             if file.suffix == ".safetensors":
-                shapes |= _header_shapes(file)
-        return shapes
+                tensors |= _header(file)
+        return tensors
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
 
     @property
     def parameters(self) -> int:
         """Number of weights that the safetensors headers declare."""
-        return sum(math.prod(s) for s in self.shapes.values())
+        return sum(t.parameters for t in self.tensors.values())
 
 
 def find_checkpoint(path: Path | str) -> Checkpoint:
@@ -121,20 +139,26 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor shapes of a safetensors file (8 bytes of header length, then JSON)."""
+def _header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file (8 bytes of header length, then JSON)."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _HEADER_MAX_BYTES:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(file.read(length))
+        tensors = {k: _tensor(v) for k, v in header.items() if k != "__metadata__"}
         end = max(v["data_offsets"][1] for k, v in header.items() if k != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, AttributeError, LookupError, ValueError, TypeError, RecursionError, struct.error) as error:
         raise CheckpointError(f"{path} is torn or no safetensors file: {error}", hint="copy it again") from error
     if path.stat().st_size != 8 + length + end:
         raise CheckpointError(
             f"{path} is torn: {path.stat().st_size} bytes, {8 + length + end} expected",
             hint="copy it again",
         )
-    return {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
+    return tensors
+
+
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    first, last = entry["data_offsets"]
+    return Tensor(str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), int(last) - int(first))

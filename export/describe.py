@@ -192,6 +192,10 @@ def manifest(
         NodeNote(component=n, node=f"every {x}", reason="weights in fp16: activations have outliers")
         for n, p in plans.items()
         for x in p.half_ops
+    ] + [
+        NodeNote(component=n, node=f"{x}*", reason="weights in fp16: boxes and scores need finer steps than int8 has")
+        for n, p in plans.items()
+        for x in p.float_modules
     ]
     result = Manifest(
         edgemm_version=edgemm.__version__,

@@ -7,6 +7,7 @@ dimension is specialised to 0 or 1, and then checked at other sizes before anyth
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -54,8 +55,9 @@ class GraphPlan:
     `ranges` gives (min, opt, max) of every symbolic dimension. `trace` and `checks` are sizes to trace and to check
     at. `make` turns sizes and a seed into inputs; ports that it leaves out are drawn at random. `treatment` says what
     `--int8` does: `static` (weights and activations), `weight_only`, or `as_is`; operators in
-    `half_ops` keep their weights in fp16 instead. `build` writes the graph by hand where the exporter has no good form
-    for it.
+    `half_ops`, and those of the submodules `float_modules` ("model.decoder"), keep their weights in fp16 instead.
+    Rows along axis 1 of `unordered` outputs may come in any order (queries that are picked by score). `build` writes
+    the graph by hand where the exporter has no good form for it.
     """
 
     role: str
@@ -69,6 +71,8 @@ class GraphPlan:
     states: tuple[StatePlan, ...] = ()
     treatment: Treatment = "static"
     half_ops: tuple[str, ...] = ()
+    float_modules: tuple[str, ...] = ()
+    unordered: bool = False
     build: Callable[[], onnx.ModelProto] | None = None
 
     def feeds(self, sizes: Sizes, seed: int = 0) -> Feeds:
@@ -93,15 +97,17 @@ class GraphPlan:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's remarks about other people's operators off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def trace(plan: GraphPlan) -> onnx.ModelProto:
@@ -157,6 +163,8 @@ def _tidy(model: onnx.ModelProto, plan: GraphPlan) -> onnx.ModelProto:
         for value, port in zip(values, ports, strict=True):
             _name_dims(value, port)
     for node in graph.node:
+        if plan.float_modules:
+            node.name = f"{_scope(node)}/{node.name}"
         node.ClearField("doc_string")
         del node.metadata_props[:]
     del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
@@ -167,6 +175,13 @@ def _tidy(model: onnx.ModelProto, plan: GraphPlan) -> onnx.ModelProto:
     if foreign or len(model.functions):
         raise CheckpointError(f"{plan.role} needs operators of {', '.join(foreign)}")
     return model
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    """The path of the submodule that a node was traced from."""
+    found = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+    names = [name for name in ast.literal_eval(found)[:-1] if name]
+    return str(names[-1]) if names else ""
 
 
 def _name_dims(value: onnx.ValueInfoProto, port: Port) -> None:

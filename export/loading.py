@@ -13,9 +13,10 @@ from edgemm.errors import CheckpointError
 from edgemm.export.checkpoint import Checkpoint
 
 
-def from_pretrained(cls: type[PreTrainedModel], checkpoint: Checkpoint) -> Any:
+def from_pretrained(cls: type[PreTrainedModel], checkpoint: Checkpoint, unused: tuple[str, ...] = ()) -> Any:
     """An evaluating fp32 model with every weight from the checkpoint.
 
+    `unused` are prefixes of weights that no graph takes, and that published checkpoints lack.
     Raises CheckpointError where a weight is missing: transformers would draw it at random and go on.
     """
     logging.set_verbosity_error()
@@ -31,7 +32,7 @@ def from_pretrained(cls: type[PreTrainedModel], checkpoint: Checkpoint) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise CheckpointError(f"{checkpoint.path} cannot be loaded: {reason}") from error
-    missing = sorted(info["missing_keys"])
+    missing = sorted(k for k in info["missing_keys"] if not k.startswith(unused))
     mismatched = sorted(str(m[0]) for m in info["mismatched_keys"])
     if missing or mismatched:
         names = ", ".join((missing + mismatched)[:3])

@@ -28,12 +28,14 @@ class Example:
 class Reference:
     """What the original says to an example: token ids, class probabilities [classes], or any numbers that must agree.
 
-    `values` is what a task returns that is neither: an embedding, the class scores and boxes of every query.
+    `values` is what a task returns that is neither, such as an embedding. `rows` [N, values] must agree in any order:
+    the class scores and boxes of every query.
     """
 
     tokens: tuple[int, ...] = ()
     probabilities: NDArray[np.float32] | None = None
     values: NDArray[np.float32] | None = None
+    rows: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ def _graph_in(
         sha256=calibration.digest(work.examples),
         what=", ".join(feeds[0]) if feeds else "",
     )
-    return quantize_static_int8(work.graphs[own], feeds, half_ops=graph.half_ops)
+    return quantize_static_int8(work.graphs[own], feeds, half_ops=graph.half_ops, float_modules=graph.float_modules)
 
 
 def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:

@@ -13,13 +13,15 @@ from edgemm.bundle.opening import open_bundle
 from edgemm.errors import CheckFailed
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.model_plan import Example, ModelPlan, Reference
-from edgemm.export.verify import compare
+from edgemm.export.precision.calibration import RATE_HZ
+from edgemm.export.verify import compare, paired
 from edgemm.model import Model
 from edgemm.tasks.metrics import top1, wer
 
-_MOST = {"transcribe": 9, "classify": 24, "answer": 2}
+_MOST = {"transcribe": 9, "classify": 24, "answer": 2, "caption": 2}
 _PROBABILITY_TOLERANCE = 1e-4
 _VALUES_TOLERANCE, _VALUES_COSINE = 1e-3, 0.9999
+_SPARE = 0.1  # share of a detector's queries that may be others below fp32
 _SURE = 0.1  # margin between the two best classes: below it, the original itself is guessing
 
 
@@ -78,6 +80,9 @@ def _transcribe(model: Model, example: Example) -> Reference:
 
 
 def _classify(model: Model, example: Example) -> Reference:
+    if example.image is None:
+        heard = model.task("classify").probabilities(audio=example.audio, sample_rate_hz=RATE_HZ)
+        return Reference(probabilities=heard)
     return Reference(probabilities=model.task("classify").probabilities(example.image))
 
 
@@ -85,11 +90,30 @@ def _answer(model: Model, example: Example) -> Reference:
     return Reference(tokens=model.answer(example.image, example.question, max_new_tokens=24).tokens)
 
 
+def _caption(model: Model, example: Example) -> Reference:
+    return Reference(tokens=model.caption(example.image, max_new_tokens=24).tokens)
+
+
+def _detect(model: Model, example: Example) -> Reference:
+    return Reference(rows=model.task("detect").rows(example.image))
+
+
+def _embed(model: Model, example: Example) -> Reference:
+    """Of a model with two towers, both: what was seen or heard, and the question."""
+    encoder = model.task("embed")
+    seen = encoder.image(example.image) if example.image is not None else encoder.audio(example.audio, RATE_HZ)
+    read = [encoder.texts([example.question])[0]] if encoder.reads else []
+    return Reference(values=np.concatenate([seen, *read]))
+
+
 # How the bundle is asked what `ModelPlan.reference` asks the original.
 _ASK: dict[str, Callable[[Model, Example], Reference]] = {
     "transcribe": _transcribe,
     "classify": _classify,
     "answer": _answer,
+    "caption": _caption,
+    "detect": _detect,
+    "embed": _embed,
 }
 
 
@@ -99,6 +123,9 @@ def _equal(original: Sequence[Reference], found: Sequence[Reference]) -> float:
 
 
 def _same(a: Reference, b: Reference) -> bool:
+    if a.rows is not None and b.rows is not None:
+        x, y = paired(a.rows, b.rows)
+        return _same(Reference(values=x), Reference(values=y))
     if a.values is not None and b.values is not None:
         worst, cosine = compare({"values": a.values}, {"values": b.values})
         return worst <= _VALUES_TOLERANCE and cosine >= _VALUES_COSINE
@@ -109,9 +136,13 @@ def _same(a: Reference, b: Reference) -> bool:
 
 def _judge(model: Model, name: str, task: str, original: Sequence[Reference], found: Sequence[Reference]) -> TaskCheck:
     if original and original[0].values is not None:
-        pairs = [({"v": a.values}, {"v": b.values}) for a, b in zip(original, found, strict=True)]
-        value = min(compare(a, b)[1] for a, b in pairs)  # type: ignore[arg-type]
+        both = [({"v": a.values}, {"v": b.values}) for a, b in zip(original, found, strict=True)]
+        value = min(compare(a, b)[1] for a, b in both)  # type: ignore[arg-type]
         return TaskCheck(model=name, task=task, metric="cosine_to_original", before=value, after=value, n=len(found))
+    if original and original[0].rows is not None:
+        pairs = [paired(a.rows, b.rows, _SPARE) for a, b in zip(original, found, strict=True)]  # type: ignore[arg-type]
+        values = [[Reference(values=pair[side]) for pair in pairs] for side in (0, 1)]
+        return _judge(model, name, task, *values)
     if original and original[0].probabilities is not None:
         sure = [(a, b) for a, b in zip(original, found, strict=True) if _margin(a) > _SURE]
         value = top1([_best(a) for a, _ in sure], [_best(b) for _, b in sure]) if sure else 100.0

@@ -25,18 +25,23 @@ def plain_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Grouped-query attention with an additive mask.
 
-    query [B, H, S, D], key and value [B, Hkv, T, D], mask [B, 1, S, T] or None → [B, S, H, D].
+    query [B, H, S, D], key and value [B, Hkv, T, D], mask [B, 1, S, T] or None → [B, S, H, D]. `softcap` bounds the
+    scores by a hyperbolic tangent (Gemma 2).
     """
     heads, kv_heads = query.shape[1], key.shape[1]
     if kv_heads != heads:
-        key = key.repeat_interleave(heads // kv_heads, dim=1)
-        value = value.repeat_interleave(heads // kv_heads, dim=1)
+        # One gather by constant rows: repeating would compute shapes in every layer.
+        rows = torch.tensor([h * kv_heads // heads for h in range(heads)])
+        key, value = key.index_select(1, rows), value.index_select(1, rows)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scale, key.transpose(-1, -2))
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
@@ -78,6 +83,11 @@ def causal_bias(attention_mask: torch.Tensor, new: int, dtype: torch.dtype) -> t
     return torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)
 
 
+def padding_bias(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The additive mask [B, 1, 1, S] of a bidirectional encoder; attention_mask [B, S] is 0 at padding."""
+    return torch.where(attention_mask[:, None, None, :] != 0, 0.0, torch.finfo(dtype).min).to(dtype)
+
+
 def cache_of(tensors: Sequence[torch.Tensor]) -> DynamicCache:
     """A transformers cache over key, value, key, value, … of consecutive layers."""
     cache = DynamicCache()
@@ -100,3 +110,11 @@ def encoder_decoder_cache(past: Sequence[torch.Tensor], cross: Sequence[torch.Te
     cache = EncoderDecoderCache(cache_of(past), cache_of(cross))
     cache.is_updated = dict.fromkeys(range(len(cross) // 2), True)
     return cache
+
+
+def use_plain_attention(model: torch.nn.Module) -> None:
+    """Make every module of `model` attend through `plain_attention`."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "_attn_implementation_internal"):
+            config._attn_implementation_internal = ATTENTION

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx
 import torch
@@ -118,13 +119,23 @@ class CausalDecoder(nn.Module):
         cache = cache_of(_layered(feeds, "past_key_values", self.layers))
         states = self.model(
             inputs_embeds=embeds,
-            attention_mask=causal_bias(feeds["attention_mask"], embeds.shape[1], embeds.dtype),
+            attention_mask=self.mask(feeds),
             position_ids=feeds["position_ids"],
             past_key_values=cache,
             use_cache=True,
+            **self.more(feeds),
         ).last_hidden_state
         logits = self.head(states.index_select(1, feeds["logits_indices"]))
         return (logits, *tensors_of(cache))
+
+    def mask(self, feeds: Feeds) -> Any:
+        """The additive mask, or one for each kind of layer."""
+        embeds = feeds["inputs_embeds"]
+        return causal_bias(feeds["attention_mask"], embeds.shape[1], embeds.dtype)
+
+    def more(self, feeds: Feeds) -> dict[str, Any]:
+        """What the model takes beside the usual."""
+        return {}
 
 
 def _layered(feeds: Feeds, prefix: str, layers: int) -> list[torch.Tensor]:

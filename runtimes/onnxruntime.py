@@ -15,6 +15,7 @@ import numpy as np
 from edgemm.errors import BundleError, InputError, RuntimeUnavailable
 from edgemm.runtimes.base import (
     Array,
+    Decoder,
     SessionOptions,
     StatePort,
     StepFeeds,
@@ -101,45 +102,60 @@ class OrtSession:
     def run(self, feeds: Mapping[str, Value], *, keep: Collection[str] = ()) -> dict[str, Value]:
         check_feeds(self.inputs, feeds)
         binding = self._session.io_binding()
-        for name, value in feeds.items():
-            _bind_input(binding, self.inputs[name], value)
+        # Held until the run is over: older bindings (1.24) don't keep the arrays that they read from.
+        _held = [_bind_input(binding, self.inputs[name], value) for name, value in feeds.items()]
         return _run_bound(self, binding, keep)
 
     def cancel(self) -> None:
         if self._run_options is not None:
             self._run_options.terminate = True
 
+    def new_binding(self) -> Any:
+        """An `IOBinding` of this session."""
+        return self._session.io_binding()
+
+    def run_binding(self, binding: Any) -> None:
+        """Run with everything bound. Raises InputError where the graph cannot run so, or `cancel` was called."""
+        self._run_options = _ort().RunOptions()
+        try:
+            self._session.run_with_iobinding(binding, self._run_options)
+        except Exception as error:
+            raise InputError(f"onnxruntime could not run the graph: {_first_line(error)}") from error
+        finally:
+            self._run_options = None
+
     def close(self) -> None:
         self._session = None
 
 
-def _bind_input(binding: Any, port: TensorPort, value: Value) -> None:
+def _bind_input(binding: Any, port: TensorPort, value: Value) -> Any:
     if isinstance(value, OrtValueHandle):
-        binding.bind_ortvalue_input(port.name, value.value)
+        bound = value.value
     else:
-        array = cast_to(port, as_numpy(value))
-        binding.bind_ortvalue_input(port.name, _ort().OrtValue.ortvalue_from_numpy(array))
+        bound = _ort().OrtValue.ortvalue_from_numpy(cast_to(port, as_numpy(value)))
+    binding.bind_ortvalue_input(port.name, bound)
+    return bound
 
 
 def _run_bound(owner: OrtSession, binding: Any, keep: Collection[str]) -> dict[str, Value]:
     for name in owner.outputs:
         binding.bind_output(name, "cpu")
-    owner._run_options = _ort().RunOptions()
-    try:
-        owner._session.run_with_iobinding(binding, owner._run_options)
-    except Exception as error:
-        raise InputError(f"onnxruntime could not run the graph: {_first_line(error)}") from error
-    finally:
-        owner._run_options = None
+    owner.run_binding(binding)
     values = zip(owner.outputs, binding.get_outputs(), strict=True)
     return {n: OrtValueHandle(v) if n in keep else v.numpy() for n, v in values}
 
 
 class OrtDecoder:
-    """See `edgemm.runtimes.base.Decoder`. Forks share the graph, and the state until they append."""
+    """See `edgemm.runtimes.base.Decoder`. Forks share the graph, and the state until they append.
 
-    def __init__(self, session: OrtSession, states: tuple[StatePort, ...], capacity: int) -> None:
+    `form` is `portable`; `reason` says why the graph was not lowered, where that was wanted.
+    """
+
+    form = "portable"
+
+    def __init__(self, session: OrtSession, states: tuple[StatePort, ...], capacity: int, reason: str = "") -> None:
         require_states(states, session.inputs)
+        self.reason = reason
         self._session = session
         self._states = states
         self._feeds = StepFeeds(session.inputs, capacity)
@@ -186,6 +202,10 @@ class OrtDecoder:
             empty[state.input] = np.zeros(shape, self._session.inputs[state.input].dtype)
         return empty
 
+    def adopt(self, past: dict[str, Value], mask: Array) -> None:
+        """Go on from a state that was computed elsewhere: tensors by input name, and which positions count."""
+        self._past, self._feeds.mask = past, mask
+
     def truncate(self, length: int) -> None:
         if not 0 <= length <= self.length:
             raise InputError(f"cannot truncate {self.length} positions to {length}")
@@ -201,7 +221,7 @@ class OrtDecoder:
         return tuple(self._copy() for _ in range(n))
 
     def _copy(self) -> OrtDecoder:
-        twin = OrtDecoder(self._session, self._states, self.capacity)
+        twin = OrtDecoder(self._session, self._states, self.capacity, self.reason)
         twin._past, twin._cross = dict(self._past), dict(self._cross)
         twin._feeds.mask = self._feeds.mask
         return twin
@@ -226,6 +246,15 @@ def load_session(path: Path, options: SessionOptions) -> OrtSession:
     return OrtSession(path, options)
 
 
-def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> OrtDecoder:
-    """Load a decoder graph with an empty state."""
-    return OrtDecoder(OrtSession(path, options), states, capacity)
+def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> Decoder:
+    """Load a decoder graph with an empty state.
+
+    Unless `options.exact`, the graph is lowered to the form that is fastest here (`edgemm.runtimes.lowering`) where it
+    is recognised; the decoder's `form` and `reason` say what was done.
+    """
+    if options.exact or options.device != "CPU":
+        return OrtDecoder(OrtSession(path, options), states, capacity)
+    from edgemm.runtimes.lowering.bound import load_bound
+
+    bound, reason = load_bound(path, states, capacity, options)
+    return bound or OrtDecoder(OrtSession(path, options), states, capacity, reason)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from edgemm.bundle.files import cache_dir, sha256_of, storage_errors
+from edgemm.bundle.files import cache_dir, fsync_dir, sha256_of
 from edgemm.bundle.manifest import MANIFEST_NAME
-from edgemm.bundle.writing import writing
-from edgemm.errors import BundleError
+from edgemm.bundle.writing import workplace, writing
+from edgemm.errors import BundleError, StorageError
 
+SUFFIX = ".edgemm"
 _MAX_BYTES = 64 << 30
 # What zipfile raises for damaged archives, besides its own error.
 _TORN = (
@@ -21,17 +25,54 @@ _TORN = (
 )  # fmt: skip
 
 
+def is_archive_name(path: Path) -> bool:
+    """Whether a bundle of this name is one file."""
+    return path.suffix == SUFFIX
+
+
 def pack(bundle: Path, archive: Path) -> None:
     """Write the directory `bundle` as `archive`; the file appears whole or not at all."""
-    partial = archive.with_name(f".{archive.name}.partial")
-    with storage_errors(str(archive)):
+    archive = archive.absolute()
+    with workplace(archive) as place:
+        _put(bundle, place / "zip", archive)
+
+
+@contextmanager
+def packing(archive: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give the name of a bundle directory to write; when the block ends without an error it becomes `archive`.
+
+    Raises BundleError where something else stands there, or an archive and not `overwrite`; StorageError.
+    """
+    archive = archive.absolute()
+    _check_archive(archive, overwrite=overwrite)
+    with workplace(archive) as place:
+        bundle = place / archive.stem
         try:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as file:
-                for path in sorted(p for p in bundle.rglob("*") if p.is_file()):
-                    file.write(path, str(path.relative_to(bundle)))
-            partial.replace(archive)
-        finally:
-            partial.unlink(missing_ok=True)
+            yield bundle
+        except StorageError as error:
+            raise StorageError(error.message.replace(str(bundle), str(archive)), hint=error.hint) from error
+        _put(bundle, place / "zip", archive)
+
+
+def _put(bundle: Path, partial: Path, archive: Path) -> None:
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as file:
+        for path in sorted(p for p in bundle.rglob("*") if p.is_file()):
+            file.write(path, str(path.relative_to(bundle)))
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(archive)
+    fsync_dir(archive.parent)
+
+
+def _check_archive(archive: Path, *, overwrite: bool) -> None:
+    if not archive.exists() and not archive.is_symlink():
+        return
+    if not archive.is_file():
+        raise BundleError(f"{archive} exists and is no file", hint="choose another place with -o")
+    if not overwrite:
+        raise BundleError(f"{archive} exists", hint="add --overwrite, or choose another -o")
+    if not zipfile.is_zipfile(archive):
+        raise BundleError(f"{archive} exists and is no bundle", hint="choose another place with -o")
 
 
 def unpacked(archive: Path) -> Path:

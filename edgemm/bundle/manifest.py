@@ -14,10 +14,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from edgemm.bundle.spec import (
     AudioSpec,
     ChatSpec,
+    CtcSpec,
     GenerationSpec,
     ImageSpec,
+    MaskSpec,
+    SimilaritySpec,
     TextSpec,
     TokensSpec,
+    VideoSpec,
 )
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -99,8 +103,12 @@ class Processing(_Part):
 
     image: ImageSpec | None = None
     audio: AudioSpec | None = None
+    video: VideoSpec | None = None
     text: TextSpec | None = None
     chat: ChatSpec | None = None
+    mask: MaskSpec | None = None
+    similarity: SimilaritySpec | None = None
+    ctc: CtcSpec | None = None
     functions: dict[str, str] = {}
 
 

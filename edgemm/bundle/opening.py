@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgemm.bundle.archive import unpacked
+from edgemm.bundle.archive import is_archive_name, unpacked
 from edgemm.bundle.files import cache_dir, sha256_of, write_atomically
 from edgemm.bundle.manifest import (
     MANIFEST_HASH_NAME,
@@ -84,7 +84,7 @@ def open_bundle(path: str | os.PathLike[str], *, full: bool = False) -> Bundle:
     Raises BundleError for anything that is not a whole, safe bundle of a known schema.
     """
     root = Path(path)
-    if root.is_file() and root.suffix == ".edgemm":
+    if root.is_file() and is_archive_name(root):
         root = unpacked(root)
     root = root.absolute()
     text, digest = _read_manifest(root)
@@ -101,7 +101,9 @@ def _read_manifest(root: Path) -> tuple[bytes, str]:
     if not path.is_file():
         raise BundleError(
             f"{root} is not a bundle: it has no {MANIFEST_NAME}",
-            hint=f"run: edgemm export {root} -o bundle" if (root / "config.json").exists() else "",
+            hint=f"run: edgemm export {root} -o bundle"
+            if (root / "config.json").exists()
+            else "give a bundle's directory or its .edgemm file",
         )
     if path.stat().st_size > _MANIFEST_MAX_BYTES:
         raise BundleError(f"{path} is larger than {_MANIFEST_MAX_BYTES >> 20} MB", hint=_AGAIN)

@@ -73,6 +73,19 @@ def writing(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     target = target.absolute()
     check_target(target, overwrite=overwrite)
+    with workplace(target) as partial:
+        yield partial
+        (partial / _LOCK_NAME).unlink()
+        fsync_tree(partial)
+        _put_in_place(partial, target)
+
+
+@contextmanager
+def workplace(target: Path) -> Iterator[Path]:
+    """A hidden directory beside `target` that goes when the block ends, or with the next writer of `target`.
+
+    Raises StorageError where the disk is full or not writable.
+    """
     with storage_errors(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(target)
@@ -82,9 +95,6 @@ def writing(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             with (partial / _LOCK_NAME).open("wb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield partial
-                (partial / _LOCK_NAME).unlink()
-                fsync_tree(partial)
-                _put_in_place(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

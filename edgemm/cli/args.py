@@ -56,7 +56,9 @@ def names(text: str | None) -> tuple[str, ...] | None:
 
 def is_bundle(path: Path) -> bool:
     """Whether this is meant as a bundle: a directory with a manifest, or a `.edgemm` file."""
-    return path.suffix == ".edgemm" or (path / "edgemm.json").is_file()
+    from edgemm.bundle.archive import is_archive_name
+
+    return is_archive_name(path) or (path / "edgemm.json").is_file()
 
 
 def open_or_default(io: Io, bundle: Path | None) -> Bundle:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +27,9 @@ def export(
             help="A checkpoint's directory; in a clone, without it, the project's own.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the bundle goes.")] = Path("bundle"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where the bundle goes; one file if it ends in .edgemm.")
+    ] = Path("bundle"),
     fp16: Annotated[bool, typer.Option("--fp16", help="Weights in half precision.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and encoders.")] = False,
     calib: Annotated[
@@ -49,16 +53,25 @@ def export(
             hint="add --calib PATH: pictures, sounds or videos like those that it will meet",
         )
     pipeline: Any = _library("pipeline")
-    with io.progress() as tell:
+    with io.progress() as tell, _place(output, overwrite) as target:
         report = pipeline.export(
             source,
-            output,
+            target,
             precision=precision,
             calibrate_on=data,
             overwrite=overwrite,
             progress=tell,
         )
+    if output.is_file():
+        report = replace(report, bundle=output.absolute(), bytes=output.stat().st_size)
     _tell(io, report)
+
+
+def _place(output: Path, overwrite: bool) -> AbstractContextManager[Path]:
+    """Where export writes: the directory itself, or one that becomes the `.edgemm` file."""
+    from edgemm.bundle.archive import is_archive_name, packing
+
+    return packing(output, overwrite=overwrite) if is_archive_name(output) else nullcontext(output)
 
 
 def _library(name: str) -> Any:

@@ -26,6 +26,9 @@ def predict(
     task: Annotated[str | None, typer.Option("--task", help="One task instead of all.")] = None,
     question: Annotated[str | None, typer.Option("--question", help="Asked of pictures.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="How many labels.")] = 5,
+    score_min: Annotated[
+        float, typer.Option("--score-min", min=0.0, max=1.0, help="Objects below are left out.")
+    ] = 0.5,
     runtime: args.RuntimeOption = "auto",
     device: args.DeviceOption = "CPU",
     threads: args.ThreadsOption = 0,
@@ -41,7 +44,7 @@ def predict(
         with io.progress() as tell:
             for number, path in enumerate(paths):
                 tell(path.name, number / len(paths))
-                results.append(look(model, path, task=task, question=question, top=top))
+                results.append(look(model, path, task=task, question=question, top=top, score_min=score_min))
         io.document({"bundle": str(model.bundle.path), "results": [asdict(r) for r in results]})
     for result in results:
         _show(io, result)
@@ -57,6 +60,11 @@ def _show(io: Io, result: Prediction) -> None:
         elif at.labels and at.labels[0].label != previous:
             previous = at.labels[0].label
             io.show(f"  {at.t_s:6.1f} s  {line}")
+    for found in result.detections:
+        when = "" if result.kind == "image" else f"{found.t_s:6.1f} s  "
+        for item in found.objects:
+            box = ", ".join(f"{value:.0f}" for value in item.box_px)
+            io.show(f"  {when}{item.score:5.2f}  {item.label}  [{box}]")
     if result.transcript is not None:
         for segment in result.transcript.segments:
             io.show(f"  {segment.t_start_s:6.1f} s  “{segment.text}”")

@@ -12,10 +12,12 @@ import typer
 from edgemm.cli import args
 from edgemm.cli.shared import Io
 from edgemm.cli.shared import verb as as_verb
-from edgemm.errors import UsageError
+from edgemm.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from edgemm.live.options import StreamOptions
     from edgemm.live.sinks.base import Sink
+    from edgemm.model import Model
 
 HERE = Path("bundle")
 
@@ -38,6 +40,8 @@ Every = Annotated[str | None, typer.Option("--every", help="Least time between t
 Size = Annotated[str | None, typer.Option("--size", help="Of the camera: 1280x720.")]
 Fps = Annotated[float | None, typer.Option("--fps", help="Of the camera.")]
 ScoreMin = Annotated[float, typer.Option("--score-min", min=0.0, max=1.0, help="Labels below are left out.")]
+Labels = Annotated[str | None, typer.Option("--labels", help="Only these labels; by commas.")]
+Language = Annotated[str | None, typer.Option("--language", help="What is spoken, such as en; else the model decides.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Bound of an answer.")]
 Show = Annotated[
     bool,
@@ -62,7 +66,9 @@ def run(
     every: Every = None,
     size: Size = None,
     fps: Fps = None,
+    labels: Labels = None,
     score_min: ScoreMin = 0.0,
+    language: Language = None,
     max_new_tokens: MaxNewTokens = 64,
     runtime: args.RuntimeOption = "auto",
     device: args.DeviceOption = "CPU",
@@ -85,7 +91,9 @@ def run(
         every_s=args.seconds(every, "--every") or 0.0,
         size_px=args.size_px(size),
         fps=fps,
+        labels=args.names(labels),
         score_min=score_min,
+        language=language,
         max_new_tokens=max_new_tokens,
         max_frames=max_frames,
         duration_s=args.seconds(duration, "--duration"),
@@ -95,7 +103,27 @@ def run(
         raise UsageError("neither a camera nor a microphone", hint="give --camera or --mic")
     sinks = [*_screen(io), *map(_recorder, record or ())]
     model = args.load(io, bundle or _here(io), runtime=runtime, device=device, threads=threads)
-    Pipeline(model, options, [*sinks, *_window(io, show)]).run()
+    Pipeline(model, _fitting(model, options), [*sinks, *_window(io, show)]).run()
+
+
+def _fitting(model: Model, options: StreamOptions) -> StreamOptions:
+    """The options with the labels by the model's own names. Raises where it has no such label or language."""
+    from dataclasses import replace
+
+    from edgemm.measure.evaluate import label_of
+
+    if options.labels is not None:
+        task = "classify" if "classify" in model.tasks else "detect"
+        options = replace(options, labels=tuple(label_of(text, model, task=task) for text in options.labels))
+    if options.language is not None:
+        generation = model.bundle.model_for("transcribe").generation
+        known = sorted(generation.languages) if generation is not None else []
+        if options.language not in known:
+            raise InputError(
+                f"{model.name} cannot be told that the language is {options.language!r}",
+                hint=f"it knows {', '.join(known)}" if known else "it has one language: leave --language out",
+            )
+    return options
 
 
 def _here(io: Io) -> Path | None:

@@ -53,8 +53,8 @@ def beam_search(language: Language, logits: Logits, options: BeamOptions, rules:
 
 def _scores(logits: NDArray[Any], rows: Sequence[Sentence], rules: Sequence[LogitsRule]) -> NDArray[np.float32]:
     """Log-probabilities [rows, V] after the rules."""
-    values = logits.astype(np.float32)
-    values = values - values.max(-1, keepdims=True)
+    values: NDArray[np.float32] = logits.astype(np.float32)
+    values -= values.max(-1, keepdims=True)
     values -= np.log(np.exp(values).sum(-1, keepdims=True))
     for row, sentence in zip(values, rows, strict=True):
         for rule in rules:

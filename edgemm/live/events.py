@@ -78,7 +78,7 @@ class CaptionEvent(Event):
 
 
 @dataclass(frozen=True)
-class DetectedObject:
+class TrackedObject:
     """`box_px` is x0, y0, x1, y1 in pixels of the frame; `track_id` is None where untracked."""
 
     label: str
@@ -89,10 +89,10 @@ class DetectedObject:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionsEvent(Event):
-    """The objects of one frame."""
+    """The objects of one frame, best first."""
 
     type: ClassVar[str] = "detections"
-    objects: tuple[DetectedObject, ...]
+    objects: tuple[TrackedObject, ...]
     frame: int
     t_capture_s: float
     model_ms: float

@@ -58,8 +58,9 @@ class Transcriber:
         stats: RunStats,
         stop: threading.Event,
         wait: bool,
+        language: str | None = None,
     ) -> None:
-        self._model, self._source, self._wait = model, source, wait
+        self._model, self._source, self._wait, self._language = model, source, wait, language
         self._clock, self._emitter, self._stats, self._stop = clock, emitter, stats, stop
         self._queue: queue.Queue[tuple[Utterance, float] | None] = queue.Queue(WAITING_UTTERANCES)
 
@@ -100,7 +101,7 @@ class Transcriber:
         # as fast as possible, sound is read before the clock reaches its time
         heard_s = min(utterance.t_end_s, queued_s)
         try:
-            result = self._model.transcribe(utterance.samples)
+            result = self._model.transcribe(utterance.samples, language=self._language)
         except Exception as error:  # a task that raises must not end the run
             self._emitter.report(error, "transcribe", self._source)
             return

@@ -71,7 +71,8 @@ class McapRecorder:
     """Writes a recording; any thread may write. Times are seconds on the pipeline's clock.
 
     Raises StorageError where the file cannot be written (any more); what was written before
-    stays readable. `wall_offset_s` is the clock's; `start_s` is media time 0.
+    stays readable, and a file that holds no picture and no sound goes. `wall_offset_s` is the
+    clock's; `start_s` is media time 0.
     """
 
     def __init__(self, path: str | Path, *, wall_offset_s: float, start_s: float = 0.0) -> None:
@@ -166,8 +167,8 @@ class McapRecorder:
             try:
                 action()
             except OSError as error:
-                self._failed = self._storage_error(error)
                 self._drop_file()
+                self._failed = self._storage_error(error, kept=self._keep_what_is_readable())
                 raise self._failed from error
 
     def _drop_file(self) -> None:
@@ -177,10 +178,21 @@ class McapRecorder:
             # what Python still holds in its buffer does not fit: the second close lets go of it
             self._file.close()
 
-    def _storage_error(self, error: OSError) -> StorageError:
+    def _keep_what_is_readable(self) -> bool:
+        try:
+            if any(True for _ in read_messages(self.path, (*PICTURES, AUDIO))):
+                return True
+        except SourceError:
+            pass  # not even its head was written
+        if self.path.is_file() or self.path.is_symlink():  # a device is never deleted
+            self.path.unlink()
+        return False
+
+    def _storage_error(self, error: OSError, *, kept: bool = False) -> StorageError:
+        rest = "; what was recorded until then is in it" if kept else ""
         return StorageError(
             f"{self.path} cannot be written: {error.strerror or error}",
-            hint="free some space or choose another place",
+            hint=f"free some space or choose another place{rest}",
         )
 
     def _to_ns(self, t_s: float) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemm.live.speech import VoiceActivity
-from edgemm.results import Answer, Labels, Transcript
+from edgemm.results import Answer, Detections, Labels, Transcript
 
 
 class LiveModel(Protocol):
@@ -25,7 +25,10 @@ class LiveModel(Protocol):
     def precisions(self) -> dict[str, str]: ...
 
     def classify(self, image: NDArray[np.uint8], *, top: int = 5) -> Labels: ...
-    def transcribe(self, samples: NDArray[np.float32], *, sample_rate_hz: int = 16_000) -> Transcript: ...
+    def detect(self, image: NDArray[np.uint8], *, score_min: float = 0.5) -> Detections: ...
+    def transcribe(
+        self, samples: NDArray[np.float32], *, sample_rate_hz: int = 16_000, language: str | None = None
+    ) -> Transcript: ...
     def answer(
         self,
         frames: Sequence[NDArray[np.uint8]],

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from edgemm.errors import UsageError
 
-VISION_TASKS = ("classify", "answer")
+VISION_TASKS = ("classify", "detect", "answer")
 SOUND_TASKS = ("transcribe",)
 
 
@@ -47,8 +47,11 @@ class StreamOptions:
     `cameras` and `mic` take what `--camera` and `--mic` take. With `mic` None a single file's own
     sound is used; "none" disables a source. `tasks` None means every live task of the model.
     `every_s` is the least time between two frames that are looked at (media time when as fast as
-    possible). `max_frames` counts processed frames; `duration_s` counts from the moment the
-    sources open, or media time when as fast as possible.
+    possible). `score_min` is of labels and objects; 0 means 0.5 for objects. `labels` are the only ones that
+    are told, by the model's own names; None tells all.
+    `language` is a code that the speech model knows; None lets it decide. `max_frames` counts
+    processed frames; `duration_s` counts from the moment the sources open, or media time when as
+    fast as possible.
     """
 
     cameras: tuple[str, ...] = ()
@@ -57,6 +60,8 @@ class StreamOptions:
     ask: tuple[str, ...] = ()
     every_s: float = 0.0
     top: int = 5
+    labels: tuple[str, ...] | None = None
+    language: str | None = None
     score_min: float = 0.0
     max_new_tokens: int = 64
     size_px: tuple[int, int] | None = None

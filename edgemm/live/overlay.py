@@ -1,4 +1,4 @@
-"""The newest results drawn on a frame: labels, subtitles, an answer, the pace."""
+"""The newest results drawn on a frame: labels, boxes, subtitles, an answer, the pace."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgemm.live.events import (
     AnswerDeltaEvent,
     AnswerEvent,
+    DetectionsEvent,
     Event,
     LabelsEvent,
     SpeechEvent,
@@ -29,6 +30,7 @@ DIM: Colour = (190, 198, 206)
 ACCENT: Colour = (94, 214, 190)
 LISTENING: Colour = (255, 112, 96)
 
+_BOX_COLOURS: tuple[Colour, ...] = (ACCENT, (255, 196, 84), (122, 176, 255), (255, 140, 200), (190, 230, 110))
 _SMOOTH = 0.9
 
 
@@ -43,6 +45,7 @@ class Results:
 
     def __init__(self) -> None:
         self.labels: dict[str, LabelsEvent] = {}
+        self.detections: dict[str, DetectionsEvent] = {}
         self.speaking = False
         self.fps: float | None = None
         self.latency_ms: float | None = None
@@ -57,6 +60,9 @@ class Results:
         if isinstance(event, LabelsEvent):
             self._pace(event)
             self.labels[event.source or ""] = event
+        elif isinstance(event, DetectionsEvent):
+            self._pace(event)
+            self.detections[event.source or ""] = event
         elif isinstance(event, SpeechEvent):
             self.speaking = event.edge == "start"
         elif isinstance(event, TranscriptEvent) and event.text.strip():
@@ -81,7 +87,7 @@ class Results:
         text = _current(self._answer, t_s)
         return (self._question, text) if text else ("", "")
 
-    def _pace(self, event: LabelsEvent) -> None:
+    def _pace(self, event: LabelsEvent | DetectionsEvent) -> None:
         self.latency_ms = _mix(self.latency_ms, event.latency_ms)
         if self._last_capture_s is not None and event.t_capture_s > self._last_capture_s:
             self.fps = _mix(self.fps, 1.0 / (event.t_capture_s - self._last_capture_s))
@@ -105,10 +111,28 @@ class Overlay:
         if width < 64 or height < 48:
             return image
         size = max(9, min(44, round(min(height / 26, width / 32))))
+        self._boxes(image, results.detections.get(frame.source), size)
         free = self._subtitles(image, results, frame.t_capture_s, size)
         right = self._chip(image, results, size)
         self._labels(image, results.labels.get(frame.source), size, right, free)
         return image
+
+    def _boxes(self, image: Image, event: DetectionsEvent | None, size: int) -> None:
+        """A frame around every object, with its label and score inside, the surest on top."""
+        height, width = image.shape[:2]
+        thick, small = max(1, size // 8), max(8, round(size * 0.7))
+        pad = max(2, small // 3)
+        for item in reversed(event.objects if event else ()):
+            x0, y0, x1, y1 = (round(v) for v in item.box_px)
+            colour = _BOX_COLOURS[(item.track_id or 0) % len(_BOX_COLOURS)]
+            self._cv2.rectangle(image, (x0, y0), (x1, y1), colour, thick, self._cv2.LINE_AA)
+            text = f"{label_name(item.label)} {100 * item.score:.0f} %"
+            text_px = self._face.width_px(text, small)
+            # Inside the picture even where the box is not.
+            left = min(max(0, x0), max(0, width - text_px - 2 * pad))
+            top = min(max(0, y0), max(0, height - small - 2 * pad))
+            self._panel(image, left, top, text_px + 2 * pad, small + 2 * pad)
+            self._face.draw(image, text, left + pad, top + pad + round(small * 0.87), small, colour)
 
     def _labels(self, image: Image, event: LabelsEvent | None, size: int, right: int, free: int) -> None:
         """Top left: up to three labels, each with its score as a number and as a bar."""

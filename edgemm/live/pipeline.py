@@ -309,7 +309,7 @@ class Pipeline:
         return Transcriber(
             self._model, "mic",
             clock=self.clock, emitter=self.emitter, stats=self._stats, stop=self._stop,
-            wait=self._options.as_fast_as_possible,
+            wait=self._options.as_fast_as_possible, language=self._options.language,
         )  # fmt: skip
 
     def _sound_worker(self, transcriber: Transcriber | None) -> SoundWorker:

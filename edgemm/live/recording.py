@@ -54,7 +54,9 @@ class _Recording:
         self.epoch = Epoch(self.clock)
         self.start_s = self.epoch.ready()
         self.limit_s = float("inf") if duration_s is None else duration_s
-        self.recorder = McapRecorder(path, wall_offset_s=self.clock.wall_offset_s, start_s=self.start_s)
+        self.path = path
+        self._recorder: McapRecorder | None = None
+        self._opening = threading.Lock()
         self.failure: EdgemmError | None = None
         self.frames = 0
         self.last_s = 0.0
@@ -64,6 +66,24 @@ class _Recording:
         self.audio_s = 0.0
         self._on_status = on_status
         self._live = False
+
+    @property
+    def recorder(self) -> McapRecorder:
+        """The file, begun with the first picture or sound: a source that never opens costs no older recording."""
+        with self._opening:
+            if self._recorder is None:
+                self._recorder = McapRecorder(self.path, wall_offset_s=self.clock.wall_offset_s, start_s=self.start_s)
+            return self._recorder
+
+    def close(self) -> None:
+        """Ends the file, where one was begun. Raises StorageError."""
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def give_up(self) -> None:
+        """Deletes what was begun."""
+        if self._recorder is not None:
+            self.path.unlink(missing_ok=True)
 
     def supervise(self, spec: str) -> Supervisor[Encoded]:
         """The watched reader of the camera."""
@@ -100,7 +120,10 @@ class _Recording:
 
     def progress(self) -> RecordProgress:
         """How far it is."""
-        size = self.recorder.path.stat().st_size
+        try:
+            size = self.path.stat().st_size if self._recorder is not None else 0
+        except FileNotFoundError:  # it held nothing when the disk became full
+            size = 0
         return RecordProgress(self.last_s, self.frames, self.audio_s, size)
 
     def _picture(self, item: Encoded, reader: Reader[Encoded]) -> None:
@@ -154,10 +177,10 @@ def record(
         return _run(run, video, sound, on_progress, stop or threading.Event())
     except EdgemmError as error:
         if run.frames == 0 and isinstance(error, SourceError):
-            run.recorder.path.unlink(missing_ok=True)
+            run.give_up()
         raise
     finally:
-        run.recorder.close()
+        run.close()
 
 
 def _check_specs(camera: str | None, mic: str | None) -> None:
@@ -204,7 +227,7 @@ def _run(
                 part.stop(0.5)
     if run.failure is not None:
         raise run.failure
-    run.recorder.close()
+    run.close()
     return _summary(run, sound)
 
 
@@ -225,7 +248,7 @@ def _summary(run: _Recording, sound: AudioCapture | None) -> RecordSummary:
     progress = run.progress()
     counts = sound.ledger.counts() if sound else None
     return RecordSummary(
-        path=str(run.recorder.path),
+        path=str(run.path),
         duration_s=progress.duration_s,
         frames=progress.frames,
         audio_s=progress.audio_s,

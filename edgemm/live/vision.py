@@ -10,17 +10,27 @@ from typing import Protocol
 
 from edgemm.live.clock import Clock
 from edgemm.live.emitter import Emitter
-from edgemm.live.events import AnswerDeltaEvent, AnswerEvent, InterruptedEvent, LabelsEvent
+from edgemm.live.events import (
+    AnswerDeltaEvent,
+    AnswerEvent,
+    DetectionsEvent,
+    InterruptedEvent,
+    LabelsEvent,
+    TrackedObject,
+)
 from edgemm.live.frames import Frame
 from edgemm.live.ledger import Ledger
 from edgemm.live.model import LiveModel
 from edgemm.live.options import StreamOptions
 from edgemm.live.push import PushVideo
 from edgemm.live.stats import RunStats
+from edgemm.live.tracking import Tracker
 
 _IDLE_S = 0.1
 _POLL_S = 0.002
 _LONGEST_INTERVAL_S = 1 / 15
+_EVERY_LABEL = 1 << 20
+_OBJECT_SCORE_MIN = 0.5
 
 
 class FrameSource(Protocol):
@@ -126,8 +136,10 @@ class VisionWorker:
             for source in sources
             if not (options.as_fast_as_possible or isinstance(source, PushVideo))
         }
+        self._trackers = {source.name: Tracker() for source in sources}
         self._questions: deque[Question] = deque()
         self._processed = 0
+        self._looks = {"classify": self._classify, "detect": self._detect}
 
     def ask(self, question: Question) -> None:
         """Queues a question for the next frame; safe from any thread."""
@@ -180,12 +192,13 @@ class VisionWorker:
             source.ledger.drop("paced")
             self._emitter.frame(frame)
             return
-        wants_labels, asked = "classify" in self._tasks, bool(self._questions)
-        if not (wants_labels or asked):
+        wanted = [look for task, look in self._looks.items() if task in self._tasks]
+        asked = bool(self._questions)
+        if not (wanted or asked):
             source.ledger.drop("gated")
             self._emitter.frame(frame)
             return
-        seen = wants_labels and self._classify(frame)
+        seen = any([look(frame) for look in wanted])  # noqa: C419 (each one looks)
         self._emitter.frame(frame)
         seen = (asked and self._answer(frame)) or seen
         self._settle(source, seen)
@@ -209,15 +222,16 @@ class VisionWorker:
         return frame.t_media_s is not None and frame.t_media_s >= limit_s
 
     def _classify(self, frame: Frame) -> bool:
-        began_s = self._clock.now_s()
+        began_s, wanted = self._clock.now_s(), self._options.labels
         try:
-            result = self._model.classify(frame.image, top=self._options.top)
+            result = self._model.classify(frame.image, top=self._options.top if wanted is None else _EVERY_LABEL)
         except Exception as error:  # a task that raises must not end the run
             self._emitter.report(error, "classify", frame.source)
             return False
         now_s = self._clock.now_s()
         latency_ms = 1e3 * (now_s - frame.t_capture_s)
-        kept = tuple(item for item in result.labels if item.score >= self._options.score_min)
+        told = (item for item in result.labels if item.score >= self._options.score_min)
+        kept = tuple(item for item in told if wanted is None or item.label in wanted)[: self._options.top]
         event = LabelsEvent(
             source=frame.source,
             labels=kept,
@@ -226,11 +240,39 @@ class VisionWorker:
             model_ms=result.model_ms,
             latency_ms=latency_ms,
         )
-        out_s = self._emitter.emit(event).t_s
-        self._stats.frame_result(1e3 * (out_s - frame.t_capture_s), result.model_ms)
-        self._stats.stage("classify", 1e3 * (now_s - began_s))
-        self._stats.stage("emit", 1e3 * (out_s - now_s))
+        self._emit(event, "classify", began_s, now_s)
         return True
+
+    def _detect(self, frame: Frame) -> bool:
+        began_s, wanted = self._clock.now_s(), self._options.labels
+        try:
+            result = self._model.detect(frame.image, score_min=self._options.score_min or _OBJECT_SCORE_MIN)
+        except Exception as error:
+            self._emitter.report(error, "detect", frame.source)
+            return False
+        now_s = self._clock.now_s()
+        told = [item for item in result.objects if wanted is None or item.label in wanted]
+        numbers = self._trackers[frame.source].update(told)
+        event = DetectionsEvent(
+            source=frame.source,
+            objects=tuple(
+                TrackedObject(item.label, item.score, item.box_px, number)
+                for item, number in zip(told, numbers, strict=True)
+            ),
+            frame=frame.id,
+            t_capture_s=frame.t_capture_s,
+            model_ms=result.model_ms,
+            latency_ms=1e3 * (now_s - frame.t_capture_s),
+        )
+        self._emit(event, "detect", began_s, now_s)
+        return True
+
+    def _emit(self, event: LabelsEvent | DetectionsEvent, task: str, began_s: float, now_s: float) -> None:
+        """Emits what was seen in a frame, and counts its times."""
+        out_s = self._emitter.emit(event).t_s
+        self._stats.frame_result(1e3 * (out_s - event.t_capture_s), event.model_ms)
+        self._stats.stage(task, 1e3 * (now_s - began_s))
+        self._stats.stage("emit", 1e3 * (out_s - now_s))
 
     def _answer(self, frame: Frame) -> bool:
         question = self._questions.popleft()

@@ -213,6 +213,11 @@ def _classify(models: dict[str, Model], inputs: Inputs, rounds: int) -> Figures:
     return {k: {"fps": round(1e3 / t.median_ms, 2)} | _times(t) for k, t in times.items()}
 
 
+def _detect(models: dict[str, Model], inputs: Inputs, rounds: int) -> Figures:
+    times = interleaved({k: partial(m.detect, inputs.image) for k, m in models.items()}, rounds)
+    return {k: {"fps": round(1e3 / t.median_ms, 2)} | _times(t) for k, t in times.items()}
+
+
 def _transcribe(models: dict[str, Model], inputs: Inputs, rounds: int) -> Figures:
     audio_ms = len(inputs.samples) / RATE_HZ * 1e3
     rounds = max(3, rounds // 4)  # seconds of work each
@@ -240,6 +245,7 @@ def _answer(models: dict[str, Model], inputs: Inputs, rounds: int) -> Figures:
 
 _MEASURES: dict[str, Callable[[dict[str, Model], Inputs, int], Figures]] = {
     "classify": _classify,
+    "detect": _detect,
     "transcribe": _transcribe,
     "answer": _answer,
 }

@@ -15,15 +15,21 @@ METADATA = "metadata.jsonl"
 _FIELDS = ("image", "audio", "file_name")
 _TEXTS = ("text", "label")
 
+Object = tuple[str, tuple[float, float, float, float]]
+
 
 @dataclass(frozen=True)
 class Row:
-    """One example. `where` names it in errors ("metadata.jsonl line 3")."""
+    """One example. `where` names it in errors ("metadata.jsonl line 3").
+
+    `objects` are what is in a picture: a label, and x0, y0, x1, y1 in pixels; None where nothing is said of objects.
+    """
 
     path: Path
     where: str
     text: str | None = None
     label: str | None = None
+    objects: tuple[Object, ...] | None = None
 
 
 def read_rows(data: Path, *, limit: int | None = None) -> list[Row]:
@@ -64,7 +70,23 @@ def _row(data: Path, line: bytes, where: str) -> Row:
         raise InputError(f"{where} points outside the data set: {name}", hint="copy the file in")
     if not path.is_file():
         raise InputError(f"{where} names {name}, which is missing", hint=f"paths begin at {data}")
-    return Row(path, where, **{key: _text(values, key, where) for key in _TEXTS})
+    texts = {key: _text(values, key, where) for key in _TEXTS}
+    return Row(path, where, **texts, objects=_objects(values.get("objects"), where))
+
+
+def _objects(value: Any, where: str) -> tuple[Object, ...] | None:
+    """`{"bbox": [[x, y, w, h], …], "category": [name, …]}`, in pixels."""
+    if value is None:
+        return None
+    try:
+        boxes = [tuple(map(float, box)) for box in value["bbox"]]
+        names = [str(name) for name in value["category"]]
+        return tuple((n, (x, y, x + w, y + h)) for n, (x, y, w, h) in zip(names, boxes, strict=True))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{where}: objects is {str(value)[:80]!r}, a bbox and a category for each were expected",
+            hint='such as {"bbox": [[x, y, width, height]], "category": ["cup"]}, in pixels',
+        ) from error
 
 
 def _text(values: dict[str, Any], key: str, where: str) -> str | None:

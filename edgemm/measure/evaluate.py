@@ -1,4 +1,5 @@
-"""The metric of a bundle's task on a data set: word error rate, or right first labels."""
+"""The metric of a bundle's task on a data set: word error rate, or right first labels,
+or mAP of boxes."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from edgemm.bundle.files import write_atomically
 from edgemm.errors import EdgemmError, InputError
 from edgemm.measure.data import Row, read_rows
+from edgemm.measure.detection import Box, as_text, from_text, mean_average_precision
 from edgemm.processing.audio import load_audio
 from edgemm.tasks.metrics import top1, wer
 
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
     from edgemm.model import Model
 
 Progress = Callable[[str, float], None]
+_ANY_SCORE = 0.001  # mAP weighs every object by its rank, the unlikely ones too
 # Metric → +1 where more is worse.
-_WORSE = {"wer": 1.0, "top1": -1.0}
+_WORSE = {"wer": 1.0, "top1": -1.0, "map": -1.0, "map50": -1.0}
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ def evaluate(
 ) -> Evaluation:
     """Run `model` (and `other`) over the rows of `data`.
 
-    Rows with `text` give `wer`, rows with `label` give `top1`. Raises InputError that names the row
-    for one that no task fits or whose file is unusable, TaskUnavailable where the bundle cannot do
-    what the rows ask.
+    Rows with `text` give `wer`, rows with `label` give `top1`, rows with `objects` give `map` and
+    `map50`. Raises InputError that names the row for one that no task fits or whose file is
+    unusable, TaskUnavailable where the bundle cannot do what the rows ask.
     """
     rows = read_rows(data, limit=limit)
     tasks = [_task(row) for row in rows]
@@ -84,26 +87,38 @@ def write_examples(path: Path, evaluation: Evaluation) -> None:
 
 
 def _task(row: Row) -> str:
+    if row.objects is not None:
+        return "detect"
     if row.label is not None:
         return "classify"
     if row.text is not None:
         return "transcribe"
-    raise InputError(f"{row.where} has neither a text nor a label", hint="add one of them")
+    raise InputError(f"{row.where} has neither a text nor a label nor objects", hint="add one of them")
 
 
 def _expected(model: Model, row: Row, task: str) -> str:
     if task == "transcribe":
         return row.text or ""
-    names: Sequence[str] = model.task("classify").names
-    wanted = _plain(row.label or "")
+    if task == "detect":
+        boxes = [Box(label_of(name, model, where=row.where, task="detect"), box) for name, box in row.objects or ()]
+        return as_text(boxes)
+    return label_of(row.label or "", model, where=row.where)
+
+
+def label_of(text: str, model: Model, *, where: str = "", task: str = "classify") -> str:
+    """The label of `model` for a task that `text` means: case, `_` and further names after a comma don't matter.
+
+    Raises InputError with the nearest labels; it begins with `where`.
+    """
+    names: Sequence[str] = model.task(task).names
     for name in names:
-        if wanted in {_plain(name), *(_plain(part) for part in name.split(","))}:
+        if _plain(text) in {_plain(name), *(_plain(part) for part in name.split(","))}:
             return name
     import difflib
 
-    near = difflib.get_close_matches(row.label or "", names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.6)
     raise InputError(
-        f"{row.where}: {row.label!r} is none of the {len(names)} labels of {model.name}",
+        f"{where}{': ' if where else ''}{text!r} is none of the {len(names)} labels of {model.name}",
         hint=f"the nearest are {', '.join(near)}" if near else "use the labels of the checkpoint",
     )
 
@@ -117,6 +132,9 @@ def _say(model: Model, row: Row, task: str) -> str:
     try:
         if task == "classify":
             return model.classify(row.path, top=1).labels[0].label
+        if task == "detect":
+            found = model.detect(row.path, score_min=_ANY_SCORE).objects
+            return as_text([Box(x.label, x.box_px, x.score) for x in found])
         samples, rate_hz = load_audio(row.path)
         return model.transcribe(samples, sample_rate_hz=rate_hz).text
     except EdgemmError as error:
@@ -130,4 +148,8 @@ def _metrics(examples: Sequence[Example], said: Sequence[str]) -> dict[str, floa
         pairs = [(e.expected, s) for e, s in zip(examples, said, strict=True) if e.task == task]
         if pairs:
             metrics[name] = round(measure([p[0] for p in pairs], [p[1] for p in pairs]), 4)
+    boxes = [(from_text(e.expected), from_text(s)) for e, s in zip(examples, said, strict=True) if e.task == "detect"]
+    if boxes:
+        found = mean_average_precision([b[0] for b in boxes], [b[1] for b in boxes])
+        metrics |= {name: round(value, 4) for name, value in found.items()}
     return metrics

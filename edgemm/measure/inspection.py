@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgemm.bundle.manifest import MANIFEST_NAME, Component, Engine, Manifest, TaskCheck
 from edgemm.bundle.opening import open_bundle
-from edgemm.errors import CheckpointError, EdgemmError, missing_extra
+from edgemm.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from edgemm.export.checkpoint import Checkpoint
+    from edgemm.export.checkpoint import Checkpoint, Tensor
+    from edgemm.export.families import FamilyFacts
 
 # Bytes per parameter: int8 has one scale (2 bytes at most) for 32 weights.
 _BYTES_PER = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0 + 2 / 32}
+# As safetensors names them → as bundles do.
+_PRECISIONS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "I8": "int8", "U8": "int8"}
 
 
 @dataclass(frozen=True)
 class ComponentInfo:
-    """A graph of a bundle, or a model of a checkpoint. `parity_*` are None without a comparison."""
+    """A graph of a bundle, or a modality of a checkpoint. `parity_*` are None without a comparison."""
 
     name: str
     model: str
@@ -127,50 +131,99 @@ def _checkpoint(root: Path) -> Inspection:
     from edgemm.export.checkpoint import find_checkpoint
 
     checkpoint = find_checkpoint(root)
-    parts = [(name, find_checkpoint(path)) for name, path in checkpoint.parts.items()]
-    found = [_family(name, part) for name, part in parts]
-    components = tuple(_part(name, part) for name, part in parts)
+    parts = {name: find_checkpoint(path) for name, path in checkpoint.parts.items()}
+    families = {name: _family(part) for name, part in parts.items()}
+    components = tuple(c for name, part in parts.items() for c in _parts_of(name, part, families[name]))
     parameters = sum(c.parameters for c in components)
     return Inspection(
         kind="checkpoint",
         path=str(root),
         model_type=checkpoint.model_type,
-        tasks=tuple(dict.fromkeys(t for tasks, _ in found for t in tasks)),
+        tasks=tuple(dict.fromkeys(t for f in families.values() if f is not None for t in f.tasks)),
         components=components,
         engines=(),
-        bytes=sum(c.bytes for c in components),
+        bytes=sum(f.stat().st_size for part in parts.values() for f in part.weight_files),
         parameters=parameters,
         bytes_per_precision={p: math.ceil(parameters * n) for p, n in _BYTES_PER.items()},
         checks=(),
         tokens_equal={},
-        problems=tuple(p for _, problems in found for p in problems),
+        problems=tuple(p for name, part in parts.items() for p in _problems(name, part, families[name])),
     )
 
 
-def _part(name: str, part: Checkpoint) -> ComponentInfo:
-    return ComponentInfo(
-        name=name,
-        model=name,
-        role="model",
-        model_type=part.model_type,
-        precision=str(part.config.get("dtype") or part.config.get("torch_dtype") or "fp32"),
-        parameters=part.parameters,
-        bytes=sum(f.stat().st_size for f in part.weight_files),
-    )
+def _family(part: Checkpoint) -> FamilyFacts | None:
+    """What is known of the part's family without importing it; None where none exports it."""
+    from edgemm.export import families
+
+    return families.known().get(part.model_type)
 
 
-def _family(name: str, part: Checkpoint) -> tuple[Sequence[str], list[str]]:
-    """The tasks of the part's family, and what stands in the way of exporting it."""
-    try:
-        from edgemm.export import families
-    except ImportError as error:
-        return (), [f"{name}: {missing_extra('torch', 'export', error)}"]
-    try:
-        family = families.find(part.model_type)
-    except CheckpointError as error:
-        return (), [f"{name}: {error}"]
-    try:
-        families.check_modalities(part, family)
-    except EdgemmError as error:
-        return family.TASKS, [f"{name}: {error}"]
-    return family.TASKS, []
+def _problems(name: str, part: Checkpoint, family: FamilyFacts | None) -> list[str]:
+    """What stands in the way of exporting the part: an unknown family, modalities without weights."""
+    from edgemm.export import families
+
+    if family is None:
+        try:
+            families.facts(part.model_type)
+        except CheckpointError as error:
+            return [f"{name}: {error}"]
+    missing = [
+        (modality, prefix)
+        for modality, prefixes in (family.needs.items() if family else ())
+        for prefix in prefixes
+        if not any(tensor.startswith(tuple(prefix.split("|"))) for tensor in part.tensors)
+    ]
+    return [
+        f"{name}: a {part.model_type} without its {modality}: no weight begins with {prefix!r} "
+        "(copy the whole checkpoint)"
+        for modality, prefix in missing
+    ]
+
+
+def _parts_of(name: str, part: Checkpoint, family: FamilyFacts | None) -> list[ComponentInfo]:
+    """The modalities of a part and what they share; the whole part where it has but one."""
+    needs = family.needs if family is not None and len(family.needs) > 1 else {}
+    groups: dict[str, list[Tensor]] = {modality: [] for modality in needs}
+    for path, tensor in part.tensors.items():
+        groups.setdefault(_modality(path, needs) or ("shared" if needs else "model"), []).append(tensor)
+    if not groups:  # it comes as a graph, whose weights are inside
+        size = sum(f.stat().st_size for f in part.weight_files)
+        return [ComponentInfo(_named(name, "model"), name, "model", part.model_type, "fp32", 0, size)]
+    return [
+        ComponentInfo(
+            name=_named(name, role.replace(" ", "_")),
+            model=name,
+            role=role.replace(" ", "_"),
+            model_type=part.model_type,
+            precision=_precision(tensors),
+            parameters=sum(t.parameters for t in tensors),
+            bytes=sum(t.bytes for t in tensors),
+        )
+        for role, tensors in groups.items()
+        if tensors
+    ]
+
+
+def _named(model: str, role: str) -> str:
+    return role if model == "main" else f"{model}.{role}"
+
+
+def _modality(path: str, needs: Mapping[str, tuple[str, ...]]) -> str | None:
+    """The modality whose weights stand nearest to `path` in the module tree; None where two are as near."""
+    roots = {modality: [p for prefix in prefixes for p in prefix.split("|")] for modality, prefixes in needs.items()}
+    near = {modality: max(_shared_depth(path, p) for p in found) for modality, found in roots.items()}
+    best = [modality for modality, n in near.items() if n == max(near.values())]
+    return best[0] if len(best) == 1 else None
+
+
+def _shared_depth(a: str, b: str) -> int:
+    """How many modules, from the root, two dotted names have in common."""
+    same = (x == y for x, y in zip(a.split("."), b.split("."), strict=False))
+    return sum(1 for _ in takewhile(bool, same))
+
+
+def _precision(tensors: Iterable[Tensor]) -> str:
+    """What most of the bytes are stored in."""
+    sums = _summed((t.dtype, t.bytes) for t in tensors)
+    dtype = max(sums, key=lambda d: sums[d])
+    return _PRECISIONS.get(dtype, dtype.lower())

@@ -10,16 +10,16 @@ from edgemm.errors import EdgemmError, InputError, TaskUnavailable
 from edgemm.processing.audio import load_audio
 from edgemm.processing.image import to_rgb
 from edgemm.processing.media import iter_video, sniff
-from edgemm.results import Answer, Caption, Label, Transcript
+from edgemm.results import Answer, Caption, DetectedObject, Label, Transcript
 
 if TYPE_CHECKING:
     from edgemm.model import Model
 
 # What each kind of file can be asked; the order is the one of the results.
 TASKS_OF = {
-    "image": ("classify", "caption", "answer"),
+    "image": ("classify", "detect", "caption", "answer"),
     "audio": ("transcribe",),
-    "video": ("classify", "transcribe", "answer"),
+    "video": ("classify", "detect", "transcribe", "answer"),
 }
 SAMPLE_EVERY_S = 1.0
 ANSWER_FRAMES = 4
@@ -35,12 +35,22 @@ class LabelsAt:
 
 
 @dataclass(frozen=True)
+class ObjectsAt:
+    """The objects of one frame, `t_s` seconds into the video; 0 for a picture."""
+
+    t_s: float
+    objects: tuple[DetectedObject, ...]
+    model_ms: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What was said about one file. What was not asked or does not fit its kind is None."""
 
     file: str
     kind: str
     labels: tuple[LabelsAt, ...] = ()
+    detections: tuple[ObjectsAt, ...] = ()
     transcript: Transcript | None = None
     caption: Caption | None = None
     answer: Answer | None = None
@@ -53,19 +63,22 @@ def predict(
     task: str | None = None,
     question: str | None = None,
     top: int = 5,
+    score_min: float = 0.5,
 ) -> Prediction:
     """Everything that `model` can say about a picture, a sound or a video, or `task` alone.
 
-    A video gives the transcript of its sound and the labels of one frame a second. Raises
+    A video gives the transcript of its sound and the labels and objects of one frame a second. Raises
     SourceError for a file that cannot be read, TaskUnavailable where the model or the kind of file
     does not fit the task.
     """
     kind = sniff(path)
     tasks = _tasks(model, kind, task, question, path)
     done: dict[str, Any] = {}
-    frames = _frames(path, kind) if {"classify", "answer", "caption"} & set(tasks) else []
+    frames = _frames(path, kind) if {"classify", "detect", "answer", "caption"} & set(tasks) else []
     if "classify" in tasks:
         done["labels"] = tuple(_labels(model, image, t_s, top) for image, t_s in frames)
+    if "detect" in tasks:
+        done["detections"] = tuple(_objects(model, image, t_s, score_min) for image, t_s in frames)
     if "transcribe" in tasks:
         done["transcript"] = _transcript(model, path, required=kind == "audio" or task is not None)
     if "caption" in tasks:
@@ -113,6 +126,11 @@ def _frames(path: Path, kind: str) -> list[tuple[Any, float]]:
 def _labels(model: Model, image: Any, t_s: float, top: int) -> LabelsAt:
     found = model.classify(image, top=top)
     return LabelsAt(round(t_s, 3), found.labels, found.model_ms)
+
+
+def _objects(model: Model, image: Any, t_s: float, score_min: float) -> ObjectsAt:
+    found = model.detect(image, score_min=score_min)
+    return ObjectsAt(round(t_s, 3), found.objects, found.model_ms)
 
 
 def _transcript(model: Model, path: Path, *, required: bool) -> Transcript | None:

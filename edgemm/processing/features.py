@@ -8,9 +8,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.bundle.spec import AudioSpec, LogMelSpec, RawAudioSpec
+from edgemm.bundle.spec import AudioSpec, KaldiMelSpec, LogMelSpec, RawAudioSpec, RepeatMelSpec
 from edgemm.errors import InputError
 from edgemm.processing.audio import Samples, to_mono
+from edgemm.processing.mel import kaldi_mel, repeat_mel, slaney_hz, slaney_mel, triangles
 
 Floats = NDArray[np.float32]
 
@@ -32,8 +33,18 @@ class AudioInput:
 
 
 def prepare(samples: Samples, spec: AudioSpec) -> AudioInput:
-    """Mono samples at `spec.sample_rate_hz` → the graph's input; see `raw` and `log_mel`."""
-    return raw(samples, spec) if isinstance(spec, RawAudioSpec) else log_mel(samples, spec)
+    """Mono samples at `spec.sample_rate_hz` → the graph's input; see `raw`, `log_mel` and `edgemm.processing.mel`."""
+    if isinstance(spec, RawAudioSpec):
+        return raw(samples, spec)
+    if isinstance(spec, KaldiMelSpec):
+        return _whole("input_features", kaldi_mel(to_mono(samples), spec))
+    if isinstance(spec, RepeatMelSpec):
+        return _whole("input_features", repeat_mel(to_mono(samples), spec))
+    return log_mel(samples, spec)
+
+
+def _whole(name: str, values: Floats) -> AudioInput:
+    return AudioInput(name, values, np.ones((1, values.shape[2]), np.int64))
 
 
 def raw(samples: Samples, spec: RawAudioSpec) -> AudioInput:
@@ -59,27 +70,13 @@ def raw(samples: Samples, spec: RawAudioSpec) -> AudioInput:
     return AudioInput("input_values", values, mask)
 
 
-def _hz_to_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Slaney's Auditory Toolbox scale: linear below 1 kHz, logarithmic above."""
-    above = 15.0 + np.log(np.maximum(hz, 1.0) / 1000.0) * (27.0 / np.log(6.4))
-    return np.where(hz >= 1000.0, above, 3.0 * hz / 200.0)
-
-
-def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    above = 1000.0 * np.exp((np.log(6.4) / 27.0) * (mel - 15.0))
-    return np.where(mel >= 15.0, above, 200.0 * mel / 3.0)
-
-
 @lru_cache(maxsize=8)
 def mel_filters(spec: LogMelSpec) -> Floats:
     """Triangular filters of equal area on Slaney's scale, float32 `[n_fft // 2 + 1, n_mels]`."""
-    ends = _hz_to_mel(np.array([spec.min_hz, spec.max_hz]))
-    corners = _mel_to_hz(np.linspace(ends[0], ends[1], spec.n_mels + 2))
-    bins = np.linspace(0, spec.sample_rate_hz // 2, spec.n_fft // 2 + 1)[:, None]
-    rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
-    falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return (triangles * (2.0 / (corners[2:] - corners[:-2]))).astype(np.float32)
+    ends = slaney_mel(np.array([spec.min_hz, spec.max_hz]))
+    corners = slaney_hz(np.linspace(ends[0], ends[1], spec.n_mels + 2))
+    bins = np.linspace(0, spec.sample_rate_hz // 2, spec.n_fft // 2 + 1)
+    return (triangles(corners, bins) * (2.0 / (corners[2:] - corners[:-2]))).astype(np.float32)
 
 
 @lru_cache(maxsize=8)

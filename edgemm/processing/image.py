@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.bundle.spec import ImageSpec, Normalization, ResizeCropSpec
+from edgemm.bundle.spec import AnyresSpec, EdgesSpec, ImageSpec, Normalization, ResizeCropSpec, TilesSpec
 from edgemm.errors import InputError, SourceError
-from edgemm.processing import media, tiles
+from edgemm.processing import anyres, edges, media, tiles
 from edgemm.processing.resample import Pixels, resize
 
 __all__ = ["ImageInput", "preprocess", "preprocess_many", "resize", "to_rgb"]
@@ -114,6 +114,7 @@ def normalize(pictures: Sequence[Pixels], spec: Normalization) -> NDArray[np.flo
 
 def _fit(image: Pixels, spec: ResizeCropSpec) -> Pixels:
     size = (spec.height_px, spec.width_px)
+    image = image if spec.square_fill is None else anyres.squared(image, spec.square_fill)
     height, width = image.shape[:2]
     if spec.fit == "stretch":
         return resize(image, size, spec.resample)
@@ -135,6 +136,18 @@ def _resize_then_crop(image: Pixels, size: tuple[int, int], spec: ResizeCropSpec
     return resize(image, scaled, spec.resample, window=(top, left, *size))
 
 
+def _by_edges(pictures: Sequence[Pixels], spec: EdgesSpec) -> ImageInput:
+    scaled = [resize(p, edges.size_of((p.shape[0], p.shape[1]), spec), spec.resample) for p in pictures]
+    canvas = spec.canvas_px or (max(p.shape[0] for p in scaled), max(p.shape[1] for p in scaled))
+    values = np.zeros((len(scaled), 3, *canvas), np.float32)
+    mask = np.zeros((len(scaled), *canvas), np.bool_)
+    for i, picture in enumerate(scaled):
+        height, width = picture.shape[:2]
+        values[i, :, :height, :width] = normalize([picture], spec)[0]
+        mask[i, :height, :width] = True
+    return ImageInput(values, mask, *((0,) * len(scaled),) * 2)
+
+
 def preprocess_many(images: Sequence[object], spec: ImageSpec) -> ImageInput:
     """Several pictures of one prompt; their tiles lie one after another.
 
@@ -143,9 +156,17 @@ def preprocess_many(images: Sequence[object], spec: ImageSpec) -> ImageInput:
     if not images:
         raise InputError("no picture was given: expected at least one")
     pictures = [to_rgb(image) for image in images]
+    if isinstance(spec, EdgesSpec):
+        return _by_edges(pictures, spec)
     if isinstance(spec, ResizeCropSpec):
         parts = [_fit(picture, spec) for picture in pictures]
         rows = cols = (0,) * len(parts)
+    elif isinstance(spec, AnyresSpec):
+        cuts = [anyres.cut(p, spec) if len(pictures) == 1 else anyres.whole(p, spec) for p in pictures]
+        parts = [tile for one in cuts for tile in one.tiles]
+        rows, cols = tuple(c.rows for c in cuts), tuple(c.cols for c in cuts)
+    elif not isinstance(spec, TilesSpec):
+        raise InputError(f"pictures of kind {spec.kind} are cut into patches, not into tiles")
     else:
         grids = [tiles.split(picture, spec) for picture in pictures]
         parts = [tile for grid in grids for tile in grid.tiles]

@@ -17,6 +17,13 @@ _CLEAN_UP = (
 )  # fmt: skip
 
 
+def clean_up(text: str) -> str:
+    """`text` without the spaces before punctuation and English contractions that tokenizers leave."""
+    for found, wanted in _CLEAN_UP:
+        text = text.replace(found, wanted)
+    return text
+
+
 class Tokenizer:
     """A Hugging Face fast tokenizer, without transformers. Safe to share between threads."""
 
@@ -58,6 +65,10 @@ class Tokenizer:
         token: str | None = self._tokenizer.id_to_token(token_id)
         return token
 
+    def cut_at(self, tokens: int) -> None:
+        """From now on `encode` gives at most `tokens` ids, those of added special tokens among them."""
+        self._tokenizer.enable_truncation(max_length=tokens)
+
     def encode(self, text: str, *, specials: bool | None = None) -> list[int]:
         """Ids of `text`; special tokens written in it are recognised, others added if `specials`.
 
@@ -70,8 +81,7 @@ class Tokenizer:
         """Text of `ids`, cleaned up and stripped as the manifest says."""
         text = self._plain(ids, skip_specials)
         if self.spec.clean_up:
-            for found, wanted in _CLEAN_UP:
-                text = text.replace(found, wanted)
+            text = clean_up(text)
         return text.strip() if self.spec.strip else text
 
     def _plain(self, ids: Sequence[int], skip_specials: bool) -> str:

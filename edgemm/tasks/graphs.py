@@ -77,6 +77,14 @@ class Graphs:
         """Names of a graph's inputs, from the manifest."""
         return tuple(t.name for t in self._component(role).inputs)
 
+    def dims_of(self, role: str, name: str) -> tuple[int, ...]:
+        """The most that each dimension of a graph's input may be, from the manifest."""
+        return next(tuple(d.max for d in t.dims) for t in self._component(role).inputs if t.name == name)
+
+    def longest(self, role: str, dim: str = "source") -> int:
+        """The most that a graph's symbolic dimension may be, from the manifest."""
+        return next(d.max for t in self._component(role).inputs for d in t.dims if d.name == dim)
+
     def _component(self, role: str) -> Component:
         if role not in self.entry.components:
             raise BundleError(

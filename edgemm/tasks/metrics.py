@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -39,3 +40,25 @@ def top1(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """Share in percent of examples whose first label is the right one."""
     equal = [r == h for r, h in zip(references, hypotheses, strict=True)]
     return 100.0 * sum(equal) / len(equal) if equal else 0.0
+
+
+def recall_at(ranked: Sequence[float], k: int) -> float:
+    """Share in percent of what is wanted that stands among the first `k`.
+
+    `ranked` has each item's gain in the order of the ranking; above 0 it is wanted. 0 where nothing is.
+    """
+    wanted = sum(gain > 0 for gain in ranked)
+    return 100.0 * sum(gain > 0 for gain in ranked[:k]) / wanted if wanted else 0.0
+
+
+def ndcg_at(ranked: Sequence[float], k: int) -> float:
+    """Normalised discounted cumulative gain of the first `k`, in percent (Järvelin and Kekäläinen, 2002).
+
+    `ranked` has each item's gain, 0 or more, in the order of the ranking. 0 where nothing is gained.
+    """
+    best = _dcg(sorted(ranked, reverse=True)[:k])
+    return 100.0 * _dcg(ranked[:k]) / best if best else 0.0
+
+
+def _dcg(gains: Sequence[float]) -> float:
+    return sum(gain / math.log2(place + 2) for place, gain in enumerate(gains))

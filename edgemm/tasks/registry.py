@@ -12,10 +12,14 @@ from edgemm.errors import BundleError
 from edgemm.tasks.graphs import Graphs
 
 TASKS: dict[str, dict[str, str]] = {
-    "classify": {"tagger": "classify:Classifier"},
+    "classify": {"tagger": "classify:Classifier", "zero_shot": "zero_shot:ZeroShot"},
+    "embed": {"dual": "dual:DualEncoder"},
+    "retrieve": {"dual": "dual:DualEncoder"},
+    "recommend": {"dual": "dual:DualEncoder"},
+    "detect": {"softmax": "detect:SoftmaxDetector", "sigmoid": "detect:SigmoidDetector"},
     "transcribe": {"encoder_decoder": "transcribe:Transcriber"},
-    "answer": {"chat": "answer:Answerer"},
-    "caption": {"chat": "answer:Answerer"},
+    "answer": {"chat": "answer:Answerer", "encoder_decoder": "captioner:Captioner"},
+    "caption": {"chat": "answer:Answerer", "encoder_decoder": "captioner:Captioner"},
 }
 
 

@@ -42,7 +42,12 @@ class Transcriber:
     def __init__(self, graphs: Graphs) -> None:
         entry = graphs.entry
         spec, text = entry.processing.audio, entry.processing.text
-        if spec is None or text is None or entry.tokens is None or entry.generation is None:
+        if (
+            not isinstance(spec, RawAudioSpec | LogMelSpec)
+            or text is None
+            or entry.tokens is None
+            or entry.generation is None
+        ):
             raise BundleError(f"{entry.name} lacks its audio or text processing")
         if entry.tokens.decoder_start is None or not entry.tokens.eos:
             raise BundleError(f"{entry.name} lacks its start or end token")

@@ -107,7 +107,8 @@ def check_modalities(checkpoint: Checkpoint, family: FamilyFacts) -> None:
     """Raise CheckpointError where a modality of the family has no weights in the checkpoint."""
     for modality, prefixes in family.needs.items():
         for prefix in prefixes:
-            if not any(name.startswith(prefix) for name in checkpoint.shapes):
+            # Layouts differ between versions of transformers: `|` separates what each may begin with.
+            if not any(name.startswith(tuple(prefix.split("|"))) for name in checkpoint.shapes):
                 raise CheckpointError(
                     f"{checkpoint.path} is a {family.model_type} without its {modality}: "
                     f"no weight begins with {prefix!r}",

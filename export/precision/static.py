@@ -27,10 +27,12 @@ def quantize_static_int8(
     examples: Sequence[Feeds],
     *,
     half_ops: tuple[str, ...] = (),
+    float_modules: tuple[str, ...] = (),
 ) -> onnx.ModelProto:
     """Insert Q/DQ pairs with ranges from `examples` (feeds by input name).
 
-    Operators in `half_ops` get fp16 weights instead. Raises CheckpointError without examples.
+    Operators in `half_ops` and in the submodules `float_modules` get fp16 weights instead. Raises CheckpointError
+    without examples.
     """
     if not examples:
         raise CheckpointError(
@@ -41,7 +43,7 @@ def quantize_static_int8(
     graph = out.graph
     weights = {t.name: t for t in graph.initializer}
     chosen = [n for n in graph.node if n.op_type in _OPERATORS and n.input[1] in weights]
-    halved = {id(n) for n in chosen if n.op_type in half_ops}
+    halved = {id(n) for n in chosen if n.op_type in half_ops or n.name.startswith(float_modules)}
     stored = {id(n) for n in chosen} - halved
     limits = clip_limits(out, list(dict.fromkeys(n.input[0] for n in chosen if id(n) in stored)), examples)
     nodes: list[onnx.NodeProto] = []

@@ -8,10 +8,10 @@ import zipfile
 
 import pytest
 
-from edgemm.bundle.archive import pack
+from edgemm.bundle.archive import pack, packing
 from edgemm.bundle.opening import open_bundle
-from edgemm.errors import BundleError
-from tests.bundle.small_bundle import small_bundle
+from edgemm.errors import BundleError, StorageError
+from tests.bundle.small_bundle import fill, small_bundle
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +129,35 @@ def test_packing_replaces_whole(archive, tmp_path):
     pack(tmp_path / "b", archive)
     assert archive.read_bytes() != before
     assert open_bundle(archive).manifest.source.id == "second"
+
+
+def test_packing_what_is_being_written(tmp_path):
+    target = tmp_path / "new" / "c.edgemm"
+    with packing(target) as directory:
+        small_bundle(directory)
+        assert not target.exists()
+    assert open_bundle(target).name == "c"
+    assert [p.name for p in target.parent.iterdir()] == ["c.edgemm"]
+
+
+def test_an_error_while_packing_keeps_the_old_one(archive):
+    before = archive.read_bytes()
+
+    def fail():
+        with packing(archive, overwrite=True) as directory:
+            directory.mkdir()
+            fill(directory, mark="second")
+            raise StorageError(f"no space left while writing {directory}")
+
+    with pytest.raises(StorageError, match=f"no space left while writing {archive}$"):
+        fail()
+    assert archive.read_bytes() == before
+    assert sorted(p.name for p in archive.parent.iterdir()) == ["b", "b.edgemm"]
+
+
+def test_the_next_packing_sweeps_what_a_killed_one_left(archive):
+    stale = archive.with_name(f".{archive.name}.partial-0123")
+    stale.mkdir()
+    (stale / "zip").write_bytes(b"half")
+    pack(archive.parent / "b", archive)
+    assert sorted(p.name for p in archive.parent.iterdir()) == ["b", "b.edgemm"]

@@ -164,9 +164,13 @@ def test_inspect_of_a_checkpoint(cli: Cli) -> None:
     document = _held(cli("inspect", CHECKPOINT, "--json"), INSPECT)
     assert document["kind"] == "checkpoint"
     assert document["problems"] == []
-    assert [c["model_type"] for c in document["components"]] == [
-        "moonshine", "efficientnet-lite0", "silero-vad",
-    ]  # fmt: skip
+    assert {c["name"]: c["model_type"] for c in document["components"]} == {
+        "speech.audio_encoder": "moonshine",
+        "speech.decoder": "moonshine",
+        "labels.model": "efficientnet-lite0",
+        "vad.model": "silero-vad",
+    }
+    assert sum(c["parameters"] for c in document["components"]) == document["parameters"] > 30e6
     sizes = document["bytes_per_precision"]
     assert sizes["fp32"] == 2 * sizes["fp16"] > 3 * sizes["int8"] > 0
 
@@ -265,6 +269,24 @@ def test_run_in_json(cli: Cli, tmp_path: Path) -> None:
     assert picture.stat().st_size > 1000
     with av.open(str(film)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 20
+
+
+def test_run_tells_the_labels_that_it_was_asked_for(cli: Cli) -> None:
+    argv = ("run", "--camera", CLIP, "--max-frames", "3", "--as-fast-as-possible", "--json", "--task", "classify")
+    ran = cli(*argv, "--mic", "none", "--labels", "TENCH, eggnog")
+    assert ran.code == 0, ran.err
+    events = [json.loads(line) for line in ran.out.splitlines()]
+    assert events[0]["config"]["labels"] == ["tench", "eggnog"]
+    told = [e["labels"] for e in events if e["type"] == "labels"]
+    assert len(told) == 3
+    assert all({x["label"] for x in labels} == {"tench", "eggnog"} for labels in told)
+    assert all(labels[0]["score"] >= labels[1]["score"] for labels in told)
+
+
+def test_run_refuses_labels_and_languages_that_the_model_lacks(cli: Cli, bundle: Path) -> None:
+    argv = ("run", bundle, "--quiet", "--camera", CLIP)
+    assert "nearest are espresso" in cli.refused(*argv, "--labels", "expresso")
+    assert "one language" in cli.refused(*argv, "--language", "de")
 
 
 def test_run_prefers_the_bundle_here(cli: Cli, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

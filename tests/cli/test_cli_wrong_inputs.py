@@ -87,6 +87,65 @@ def test_no_camera(cli: Cli) -> None:
     line = cli.refused("run", "--quiet", "--camera", "0")
     assert "camera" in line
     assert "(" in line  # a hint: what to try
+    assert "edgemm devices" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "spec", "word"),
+    [
+        ("--camera", "/dev/video77", "/dev/video77"),
+        ("--camera", "no such camera", "is no camera"),
+        ("--mic", "no such microphone", "is no microphone"),
+        ("--mic", "gone.wav", "gone.wav does not exist"),
+    ],
+)
+def test_sources_that_are_not_there(cli: Cli, tmp_path: Path, option: str, spec: str, word: str) -> None:
+    for argv in (("run", "--record", tmp_path / "o.mcap"), ("record", "-o", tmp_path / "o.mcap")):
+        line = cli.refused(*argv, "--quiet", option, spec)
+        assert word in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address", ["rtsp://someone:secret@127.0.0.1:9/x", "http://someone:secret@127.0.0.1:9/x"])
+def test_cameras_that_do_not_answer(cli: Cli, tmp_path: Path, address: str) -> None:
+    line = cli.refused("record", "--quiet", "--camera", address, "-o", tmp_path / "o.mcap")
+    assert "127.0.0.1:9/x" in line
+    assert "secret" not in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_sources_that_cannot_be_read_leave_no_recording(
+    cli: Cli, text_mp4: Path, empty_wav: Path, tmp_path: Path
+) -> None:
+    cli.refused("record", "--quiet", "--camera", text_mp4, "-o", tmp_path / "o.mcap")
+    assert "empty" in cli.refused("record", "--quiet", "--mic", empty_wav, "-o", tmp_path / "o.mcap")
+    assert not (tmp_path / "o.mcap").exists()
+
+
+def test_a_recording_is_not_lost_to_a_camera_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "o.mcap"
+    assert cli("record", "--quiet", "--camera", "test://", "--duration", "0.3s", "-o", path).code == 0
+    before = path.read_bytes()
+    cli.refused("record", "--quiet", "--camera", "/dev/video77", "-o", path)
+    assert path.read_bytes() == before
+
+
+def test_data_that_is_not_there(cli: Cli, text_mp4: Path, tmp_path: Path) -> None:
+    assert "does not exist" in cli.refused("eval", "--quiet", "--data", tmp_path / "gone")
+    assert "is a file" in cli.refused("eval", "--quiet", "--data", text_mp4)
+    assert "text file" in cli.refused("bench", "--quiet", "--rounds", "1", "--data", text_mp4)
+    argv = ("export", CHECKPOINT / "labels", "--int8", "-o", tmp_path / "out", "--calib")
+    assert "does not exist" in cli.refused(*argv, tmp_path / "gone.png")
+    assert "text file" in cli.refused(*argv, text_mp4)
+    assert [p.name for p in tmp_path.iterdir()] == [text_mp4.name]
+
+
+def test_neither_bundle_nor_checkpoint(cli: Cli, text_mp4: Path, tmp_path: Path) -> None:
+    for path, word in ((tmp_path / "gone", "does not exist"), (text_mp4, "not a bundle"), (tmp_path, "not a bundle")):
+        assert word in cli.refused("inspect", path)
+    assert "does not exist" in cli.refused("export", tmp_path / "gone", "-o", tmp_path / "out")
+    assert "is a file" in cli.refused("export", text_mp4, "-o", tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == [text_mp4.name]
 
 
 def test_every_flipped_byte_is_noticed(cli: Cli, bundle: Path, tmp_path: Path) -> None:
@@ -100,6 +159,23 @@ def test_every_flipped_byte_is_noticed(cli: Cli, bundle: Path, tmp_path: Path) -
         cli.refused("inspect", torn)
         (torn / name).write_bytes(whole)
     assert cli("inspect", torn).code == 0
+
+
+def test_every_verb_notices_a_torn_bundle(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    torn = copy_of(bundle, tmp_path / "torn")
+    name = next(iter(sorted(torn.rglob("*.onnx"))))
+    whole = name.read_bytes()
+    name.unlink()
+    name.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    out = tmp_path / "out.mp4"
+    for argv in (
+        ("predict", torn, CLIP),
+        ("run", torn, "--quiet", "--camera", CLIP, "--record", out),
+        ("bench", torn),
+        ("eval", torn, "--data", tmp_path),
+    ):
+        assert "was changed" in cli.refused(*argv)
+    assert not out.exists()
 
 
 def test_truncated_bundle(cli: Cli, bundle: Path, tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_suppress():
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (1, 1.0), (7, 1.0), (0, 0.9), (0, 0.05), (20, 0.5), (999, 0.99)])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(0, 1.0), (1, 1.0), (7, 1.0), (0, 0.9), (0, 0.05), (20, 0.5), (999, 0.99)]
+)
 def test_narrowed(temperature, top_k, top_p):
     warpers = [hf.TemperatureLogitsWarper(temperature)]
     warpers += [hf.TopKLogitsWarper(top_k)] if top_k else []

@@ -12,9 +12,8 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from edgemm.errors import BundleError, CheckFailed, CheckpointError
-from edgemm.export import pipeline
+from edgemm.export import pipeline, tiles_vlm
 from edgemm.export.checkpoint import find_checkpoint
-from edgemm.export.families import smolvlm
 from edgemm.export.pipeline import export
 from edgemm.export.tracing import cache_of, causal_bias
 from edgemm.export.wrappers import CausalDecoder, layered_names
@@ -66,7 +65,7 @@ class Forgetful(CausalDecoder):
         return (logits, *(t for layer in cache.layers for t in (layer.keys, layer.values)))
 
 
-class Blind(smolvlm.TileEncoder):
+class Blind(tiles_vlm.TileEncoder):
     """A vision encoder that hardly looks at its pixels."""
 
     def forward(self, feeds):
@@ -82,20 +81,20 @@ class AlmostBlind(Blind):
 
 
 def test_a_decoder_of_fixed_length(target, monkeypatch):
-    monkeypatch.setattr(smolvlm, "CausalDecoder", FixedLength)
+    monkeypatch.setattr(tiles_vlm, "CausalDecoder", FixedLength)
     with pytest.raises(REFUSED, match="decoder"):
         export(checkpoint("smolvlm"), target)
 
 
 def test_a_decoder_that_forgets(target, monkeypatch):
-    monkeypatch.setattr(smolvlm, "CausalDecoder", Forgetful)
+    monkeypatch.setattr(tiles_vlm, "CausalDecoder", Forgetful)
     with pytest.raises(CheckFailed, match="does not answer as the original does"):
         export(checkpoint("smolvlm"), target)
 
 
 @pytest.mark.parametrize("encoder", [StoneBlind, AlmostBlind])
 def test_a_dead_modality(target, monkeypatch, encoder):
-    monkeypatch.setattr(smolvlm, "TileEncoder", encoder)
+    monkeypatch.setattr(tiles_vlm, "TileEncoder", encoder)
     with pytest.raises(REFUSED, match=r"vision_encoder does not (depend on|listen to) its input pixel_values"):
         export(checkpoint("smolvlm"), target)
 

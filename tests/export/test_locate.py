@@ -150,14 +150,14 @@ def test_a_missing_shard_is_named(tmp_path):
         export(path, tmp_path / "b")
 
 
-_FAMILY = '''
+_FAMILY = """
 from edgemm.export.families import efficientnet_lite0
 
 MODEL_TYPE = "my-tagger"
 TASKS = ("classify",)
 NEEDS = {"picture network": ("_conv_stem.",)}
 plan = efficientnet_lite0.plan
-'''
+"""
 
 
 def test_a_family_of_another_package(tmp_path):

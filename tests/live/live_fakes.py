@@ -55,8 +55,10 @@ class FakeModel:
         labels = tuple(Label(("red", "green", "blue")[i], float(scores[i])) for i in order)
         return Labels(labels[:top], 1e3 * (time.perf_counter() - began))
 
-    def transcribe(self, samples: np.ndarray, *, sample_rate_hz: int = 16_000) -> Transcript:
-        text = f"{len(samples) / sample_rate_hz:.1f} seconds of sound"
+    def transcribe(
+        self, samples: np.ndarray, *, sample_rate_hz: int = 16_000, language: str | None = None
+    ) -> Transcript:
+        text = f"{len(samples) / sample_rate_hz:.1f} seconds of sound" + (f" in {language}" if language else "")
         return Transcript(text, (1, 2), 0.9, (), 1.0)
 
     def answer(

@@ -35,7 +35,7 @@ EXAMPLES = [
         model_ms=1.0, latency_ms=2.0,
     ),
     ev.DetectionsEvent(
-        source="camera", objects=(ev.DetectedObject("cat", 0.9, (0.0, 1.0, 20.04, 30.0), 3),),
+        source="camera", objects=(ev.TrackedObject("cat", 0.9, (0.0, 1.0, 20.04, 30.0), 3),),
         frame=7, t_capture_s=1.0, model_ms=1.0, latency_ms=2.0,
     ),
     ev.SpeechEvent(source="mic", edge="start", utterance=0),

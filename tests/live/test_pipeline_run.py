@@ -64,6 +64,23 @@ def test_order_and_ids(played):
     assert times == sorted(times)
 
 
+def test_only_some_labels_and_a_language(talking_clip):
+    keep, _ = run(
+        FakeModel(),
+        cameras=(str(talking_clip),),
+        as_fast_as_possible=True,
+        labels=("blue", "red"),
+        top=1,
+        language="de",
+    )
+    labels = [e.labels for e in keep.events if isinstance(e, LabelsEvent)]
+    assert labels
+    assert all(len(told) == 1 and told[0].label in ("blue", "red") for told in labels)
+    texts = [e.text for e in keep.events if isinstance(e, TranscriptEvent)]
+    assert texts
+    assert all(text.endswith("of sound in de") for text in texts)
+
+
 def test_what_it_is_made_of_is_said_first(played):
     model, keep, _ = played
     started = keep.events[0]

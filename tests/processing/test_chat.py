@@ -6,6 +6,8 @@ from datetime import datetime
 
 import numpy as np
 import pytest
+import transformers
+from packaging.version import Version
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from edgemm.bundle.spec import ChatSpec
@@ -57,7 +59,14 @@ SPECIALS = {"bos_token": "<s>", "eos_token": "</s>"}
 def test_equals_transformers(template, conversation, prompt):
     messages, source = CONVERSATIONS[conversation], TEMPLATES[template]
     variables = {**SPECIALS, "enable_thinking": False}
-    [expected], _ = render_jinja_template([messages], chat_template=source, add_generation_prompt=prompt, **variables)
+    try:
+        [expected], _ = render_jinja_template(
+            [messages], chat_template=source, add_generation_prompt=prompt, **variables
+        )
+    except TypeError:
+        if Version(transformers.__version__) >= Version("5.23"):
+            raise
+        pytest.skip("transformers before 5.23 writes no picture into JSON")
     spec = ChatSpec(template=source, special_tokens=SPECIALS)
     made = render(messages, spec, add_generation_prompt=prompt, enable_thinking=False)
     assert made == expected

@@ -48,6 +48,7 @@ class PictureSink:
             if self._best is None or worth > self._best[0]:
                 kept = copy.copy(self._results)
                 kept.labels = dict(self._results.labels)
+                kept.detections = dict(self._results.detections)
                 self._best = (worth, item, kept)
 
     def close(self) -> None:
@@ -73,5 +74,7 @@ class PictureSink:
         event = self._results.labels.get(frame.source)
         own = event is not None and event.frame == frame.id and event.labels
         worth = event.labels[0].score if own and event is not None else 0.0
+        seen = self._results.detections.get(frame.source)
+        worth += seen.objects[0].score if seen is not None and seen.frame == frame.id and seen.objects else 0.0
         worth += 0.5 if self._results.transcript(frame.t_capture_s) else 0.0
         return worth + (1.0 if self._results.answer(frame.t_capture_s)[1] else 0.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import IO, Any
 
 from edgemm.live.events import (
     AnswerEvent,
     AudioGapEvent,
     CaptionEvent,
+    DetectionsEvent,
     ErrorEvent,
     Event,
     InterruptedEvent,
@@ -58,6 +60,8 @@ class TextSink:
             self._write_summary(item)
         elif isinstance(item, LabelsEvent):
             self._labels(item)
+        elif isinstance(item, DetectionsEvent):
+            self._objects(item)
         elif isinstance(item, Event):
             word, text = _line(item)
             if text:
@@ -75,6 +79,16 @@ class TextSink:
             return
         self._first_label[event.source], self._labels_s[event.source] = first.label, event.t_s
         self._write(event, "sees", f"{label_name(first.label)}  {first.score:.2f}")
+
+    def _objects(self, event: DetectionsEvent) -> None:
+        """Which labels are there and how often, when that changes."""
+        counts = Counter(label_name(item.label) for item in event.objects)
+        text = ", ".join(f"{n} {name}" if n > 1 else name for name, n in sorted(counts.items()))
+        recent = event.t_s - self._labels_s.get(event.source, -1e9) < _LABELS_EVERY_S
+        if recent or self._first_label.get(event.source, "") == text:
+            return
+        self._first_label[event.source], self._labels_s[event.source] = text, event.t_s
+        self._write(event, "sees", text or "nothing")
 
     def _write(self, event: Event, word: str, text: str) -> None:
         several = event.source not in (None, "camera", "mic")
@@ -124,7 +138,7 @@ def summary_rows(event: SummaryEvent) -> list[tuple[str, str]]:
         gaps = f", {event.audio_gaps} gaps" if event.audio_gaps else ", no gaps"
         rows.append(("sound", f"{event.audio_s:.1f} s{gaps}"))
     for name, stage in event.stages_ms.items():
-        if name in ("classify", "answer", "transcribe"):
+        if name in ("classify", "detect", "answer", "transcribe"):
             rows.append((name, f"p50 {stage.p50:.1f} ms, p99 {stage.p99:.1f} ms"))
     return rows
 

@@ -110,8 +110,8 @@ class VideoSink:
 class Mp4Writer:
     """A fragmented mp4 with one video and at most one sound track, on a common time line.
 
-    Times are seconds from the first picture. Raises StorageError; a file into which nothing was
-    written is removed.
+    Times are seconds from the first picture. Raises StorageError; a file that shows nothing is
+    removed, one that was cut short by a full disk plays as far as it goes.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], *, sound: bool) -> None:
@@ -120,7 +120,7 @@ class Mp4Writer:
         self._av: Any = av
         self._path = path
         self._height, self._width = shape[0] // 2 * 2, shape[1] // 2 * 2
-        self._last_pts = -1
+        self._last_pts, self._cut_short = -1, False
         self._sound_at: int | None = None
         try:
             self._container = av.open(str(path), "w", format="mp4", options=_MUX_OPTIONS)
@@ -177,8 +177,17 @@ class Mp4Writer:
         except OSError as error:
             raise self._failed(error) from error
         finally:
-            if self._path.exists() and not self._path.stat().st_size:
+            if _is_own(self._path) and (
+                not self._path.stat().st_size or (self._cut_short and not self._shows_something())
+            ):
                 self._path.unlink()
+
+    def _shows_something(self) -> bool:
+        try:
+            with self._av.open(str(self._path)) as written:
+                return any(True for _ in written.decode(video=0))
+        except (self._av.FFmpegError, IndexError):
+            return False
 
     def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         import cv2
@@ -207,5 +216,11 @@ class Mp4Writer:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> StorageError:
+        self._cut_short = True
         reason = error.strerror or str(error)
         return StorageError(f"{self._path} cannot be written: {reason}", hint="free some space")
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it may be deleted: a device never."""
+    return path.is_file() or path.is_symlink()

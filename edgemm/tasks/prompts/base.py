@@ -57,6 +57,12 @@ class Context:
             raise BundleError("the model has no chat template", hint="export it again")
         return self.processing.chat
 
+    def encode(self, text: str) -> list[int]:
+        """Ids of a rendered prompt: a template that writes the first token of every text itself gets no second."""
+        first = None if self.tokens.bos is None else self.tokenizer.token_of(self.tokens.bos)
+        twice = first is not None and text.startswith(first)
+        return self.tokenizer.encode(text, specials=False if twice else None)
+
 
 def parts_of(messages: Sequence[Message], kind: str) -> list[Any]:
     """The `kind` parts ("image", "video", "audio") of all messages, in order."""

@@ -20,8 +20,8 @@ def prompt(messages: Sequence[Message], context: Context) -> Prompt:
     images = [part["image"] for part in parts_of(messages, "image")]
     text = render(bare(messages), context.chat)
     if not images:
-        return Prompt(context.tokenizer.encode(text))
+        return Prompt(context.encode(text))
     seen = preprocess_many(images, spec)
     text = expand_images(text, seen.rows, seen.cols, spec.image_seq_len, context.chat)
     feeds = {"pixel_values": seen.pixel_values}
-    return Prompt(context.tokenizer.encode(text), (Media("vision_encoder", feeds, token),))
+    return Prompt(context.encode(text), (Media("vision_encoder", feeds, token),))

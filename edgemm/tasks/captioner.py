@@ -1,0 +1,170 @@
+"""caption and answer: a picture and, where the model takes them, words → words, for encoder–decoders that see.
+
+The encoders run once a picture and hand the decoder their cross-attention keys and values. Which encoders there are
+says what a question is for: without a `text_encoder` it begins the decoder's output, one that takes `input_ids`
+attends to the picture itself (BLIP's question encoder), one that takes `inputs_embeds` reads picture and prompt in a
+row (Florence-2).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemm.bundle.spec import GenerationSpec
+from edgemm.decoding.generate import Generated, GenerationOptions, generate
+from edgemm.decoding.language import Language
+from edgemm.decoding.rules import LogitsRule
+from edgemm.errors import BundleError, ContextFull, InputError
+from edgemm.processing.image import preprocess, to_rgb
+from edgemm.processing.text import Tokenizer
+from edgemm.results import Answer, Caption
+from edgemm.runtimes.base import Value, as_numpy
+from edgemm.tasks.graphs import Graphs
+
+Picture = NDArray[np.uint8]
+OnText = Callable[[str], None] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What the decoder attends to, and the ids that its output begins with."""
+
+    cross: dict[str, Value]
+    prompt: list[int]
+
+
+class Captioner:
+    """An encoder–decoder of a bundle. One call at a time."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        entry = graphs.entry
+        image, text, tokens = entry.processing.image, entry.processing.text, entry.tokens
+        if image is None or text is None or tokens is None or entry.generation is None:
+            raise BundleError(f"{entry.name} lacks its image or text processing", hint="export it again")
+        if tokens.decoder_start is None or not tokens.eos:
+            raise BundleError(f"{entry.name} lacks its start or end token", hint="export it again")
+        self._graphs = graphs
+        self._image, self._tokens, self._start = image, tokens, tokens.decoder_start
+        self._generation: GenerationSpec = entry.generation
+        self.tokenizer = Tokenizer(graphs.bundle.file(text.tokenizer), text)
+
+    def __call__(self, frames: Any, question: str, *, max_new_tokens: int = 64, on_text: OnText = None) -> Answer:
+        """Answer a question about one picture. Raises InputError for another number of pictures."""
+        if not question.strip():
+            raise InputError("the question is empty")
+        images = list(frames) if isinstance(frames, (list, tuple)) else [frames]
+        if len(images) != 1:
+            raise InputError(f"{self._graphs.entry.name} answers about one picture, not {len(images)}")
+        start = time.perf_counter()
+        picture = to_rgb(images[0])
+        out = self._say(self._hear(picture, question), max_new_tokens, on_text)
+        return Answer(
+            text=self.tokenizer.decode(out.tokens).strip(),
+            tokens=tuple(out.tokens),
+            confidence=out.confidence,
+            ttft_ms=(out.first_token_s - start) * 1e3,
+            model_ms=(time.perf_counter() - start) * 1e3,
+        )
+
+    def caption(self, image: Any, *, prompt: str = "", max_new_tokens: int = 64) -> Caption:
+        """Describe one picture, in words that go on from `prompt`."""
+        start = time.perf_counter()
+        out = self._say(self._hear(to_rgb(image), prompt), max_new_tokens, None)
+        text = self.tokenizer.decode(out.tokens).strip()
+        return Caption(text, tuple(out.tokens), out.confidence, (time.perf_counter() - start) * 1e3)
+
+    def warm_up(self) -> None:
+        """Load the graphs and run them once."""
+        self._say(self._hear(np.zeros((32, 32, 3), np.uint8), "?"), 2, None)
+
+    def prefill(self, image: Any, text: str = "") -> tuple[Language, NDArray[Any]]:
+        """The decoder after its prompt, and the logits [V] of what comes next."""
+        return self._prefill(self._hear(to_rgb(image), text))
+
+    def _prefill(self, heard: Heard) -> tuple[Language, NDArray[Any]]:
+        decoder, embed = self._graphs.decoder(), self._graphs.embed()
+        if len(heard.prompt) >= decoder.capacity:
+            raise ContextFull(f"the prompt has {len(heard.prompt)} tokens, the model takes {decoder.capacity}")
+        logits = decoder.prefill(embed(np.array([heard.prompt], np.int64)), cross=heard.cross)[0, -1]
+        return Language(decoder, embed), logits
+
+    def _hear(self, picture: Picture, text: str) -> Heard:
+        seen = self._see(picture)
+        if "text_encoder" not in self._graphs.entry.components:
+            said = self.tokenizer.encode(text, specials=False) if text else []
+            return Heard(_named(seen, _CROSS), [self._start, *said])
+        takes = self._graphs.inputs_of("text_encoder")
+        read = self._question(seen, text) if "input_ids" in takes else self._task_prompt(seen, text)
+        return Heard(self._read(read), [self._start])
+
+    def _see(self, picture: Picture) -> dict[str, Value]:
+        session = self._graphs.session("vision_encoder")
+        keep = [n for n in session.outputs if n.startswith((_CROSS, _IMAGE_CROSS))]
+        return session.run({"pixel_values": preprocess(picture, self._image).pixel_values}, keep=keep)
+
+    def _question(self, seen: dict[str, Value], text: str) -> dict[str, Value]:
+        ids = np.array([self.tokenizer.encode(text)], np.int64)
+        return {"input_ids": ids, **_named(seen, _IMAGE_CROSS)}
+
+    def _task_prompt(self, seen: dict[str, Value], text: str) -> dict[str, Value]:
+        ids = np.array([self.tokenizer.encode(text)], np.int64)
+        features = as_numpy(seen["image_features"])[None]
+        return {"inputs_embeds": np.concatenate([features, self._graphs.embed()(ids)], axis=1)}
+
+    def _read(self, feeds: dict[str, Value]) -> dict[str, Value]:
+        """What the text encoder makes of `feeds`, for the decoder to attend to."""
+        session = self._graphs.session("text_encoder")
+        length = next(iter(feeds.values()))
+        shape = as_numpy(length).shape[:2]
+        longest = self._graphs.longest("text_encoder")
+        if shape[1] > longest:
+            raise ContextFull(f"picture and question have {shape[1]} positions, the model takes {longest}")
+        mask = np.ones(shape, np.int64)
+        keep = [n for n in session.outputs if n.startswith(_CROSS)]
+        outputs = session.run({**feeds, "attention_mask": mask}, keep=keep)
+        return {**_named(outputs, _CROSS), "cross_mask": mask}
+
+    def _say(self, heard: Heard, max_new_tokens: int, on_text: OnText) -> Generated:
+        language, logits = self._prefill(heard)
+        stream = self.tokenizer.stream()
+
+        def tell(piece: str) -> None:
+            if on_text is not None and piece:
+                on_text(piece)
+
+        spec = self._generation
+        options = GenerationOptions(
+            max_new_tokens,
+            self._tokens.eos,
+            suppress=spec.suppress_tokens,
+            begin_suppress=spec.begin_suppress_tokens,
+            no_repeat_ngram=spec.no_repeat_ngram_size,
+            prompt=tuple(heard.prompt),
+            rules=(_begin_with(spec.forced_ids),) if spec.forced_ids else (),
+            on_token=lambda token: tell(stream.push(token)),
+        )
+        out = generate(language, logits, options)
+        tell(stream.finish())
+        return out
+
+
+_CROSS, _IMAGE_CROSS = "cross.", "image_cross."
+
+
+def _named(values: dict[str, Value], prefix: str) -> dict[str, Value]:
+    return {k: v for k, v in values.items() if k.startswith(prefix)}
+
+
+def _begin_with(ids: Sequence[int]) -> LogitsRule:
+    def rule(tokens: list[int], scores: NDArray[Any]) -> None:
+        if len(tokens) < len(ids):
+            scores[:] = -np.inf
+            scores[ids[len(tokens)]] = 0.0
+
+    return rule
