@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 BUNDLE_MAX_BYTES = 48_000_000
-HEAVY = {"torch", "transformers", "onnx", "openvino"}
+HEAVY = {"torch", "transformers", "openvino"}
 
 
 @pytest.mark.parametrize("name", ["export", "runtimes"])
