@@ -31,9 +31,8 @@ Finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 NonZero = Annotated[float, Field(gt=0.0, lt=1e6, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)]
 Literal64 = Annotated[str, Field(min_length=1, max_length=64)]
-Colour = tuple[
-    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
-]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Byte, Byte, Byte]
 BundlePath = Annotated[str, Field(max_length=255), AfterValidator(_inside_bundle)]
 
 

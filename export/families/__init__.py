@@ -1,8 +1,9 @@
 """One file a family. The file's name is the `model_type`, with `_` for `-`.
 
 A family module has `MODEL_TYPE`, `TASKS` and `NEEDS` (prefixes of weights that must be in the checkpoint, per
-modality), all three literals, and `plan(checkpoint) -> ModelPlan`. The literals are read without importing the
-module, so that a machine without torch can say what a checkpoint is.
+modality; `|` between those that versions of transformers write), all three literals, and
+`plan(checkpoint) -> ModelPlan`. The literals are read without importing the module, so that a machine without torch
+can say what a checkpoint is.
 
 A family outside this package registers its module under the entry point group `edgemm.families`.
 """
