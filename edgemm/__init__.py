@@ -22,6 +22,8 @@ _WHERE = {
     "Stream": "edgemm.live.stream",
     "open_bundle": "edgemm.bundle.opening",
     "EdgemmError": "edgemm.errors",
+    "Generation": "edgemm.decoding.options",
+    "Conversation": "edgemm.tasks.conversation",
     "Answer": "edgemm.results",
     "Caption": "edgemm.results",
     "DetectedObject": "edgemm.results",
@@ -31,6 +33,7 @@ _WHERE = {
     "Labels": "edgemm.results",
     "RankedItem": "edgemm.results",
     "Ranking": "edgemm.results",
+    "Region": "edgemm.results",
     "Segment": "edgemm.results",
     "Transcript": "edgemm.results",
 }
@@ -38,6 +41,7 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from edgemm.bundle.opening import open_bundle as open_bundle
+    from edgemm.decoding.options import Generation as Generation
     from edgemm.errors import EdgemmError as EdgemmError
     from edgemm.live.stream import Stream as Stream
     from edgemm.live.stream import stream as stream
@@ -52,8 +56,10 @@ if TYPE_CHECKING:
     from edgemm.results import Labels as Labels
     from edgemm.results import RankedItem as RankedItem
     from edgemm.results import Ranking as Ranking
+    from edgemm.results import Region as Region
     from edgemm.results import Segment as Segment
     from edgemm.results import Transcript as Transcript
+    from edgemm.tasks.conversation import Conversation as Conversation
 
 
 def __getattr__(name: str) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from edgemm.bundle.opening import Bundle, open_bundle
+from edgemm.decoding.options import Generation, GenerationKeywords, chosen
 from edgemm.errors import BundleError
 from edgemm.results import Answer, Caption, Detections, Embedding, Labels, Ranking, Transcript
 from edgemm.runtimes import registry
@@ -17,6 +18,7 @@ from edgemm.tasks.registry import create
 
 if TYPE_CHECKING:
     from edgemm.bundle.manifest import ModelEntry
+    from edgemm.tasks.conversation import Conversation
     from edgemm.tasks.voice import VoiceActivity
 
 
@@ -127,10 +129,24 @@ class Model:
             result: Detections = self._task("detect")(image, score_min=score_min)
             return result
 
-    def transcribe(self, samples: Any, *, sample_rate_hz: int = 16_000, language: str | None = None) -> Transcript:
-        """What was said in `samples`: float32 [samples] in -1…1 (or int16, or [samples, channels])."""
+    def transcribe(
+        self,
+        samples: Any,
+        *,
+        sample_rate_hz: int = 16_000,
+        language: str | None = None,
+        generation: Generation | None = None,
+        **options: Unpack[GenerationKeywords],
+    ) -> Transcript:
+        """What was said in `samples`: float32 [samples] in -1…1 (or int16, or [samples, channels]).
+
+        Generation options as for `answer`, but nothing that is drawn, stops at strings or follows a schema.
+        """
+        how = chosen(generation, options)
         with self._lock("transcribe"):
-            result: Transcript = self._task("transcribe")(samples, sample_rate_hz=sample_rate_hz, language=language)
+            result: Transcript = self._task("transcribe")(
+                samples, sample_rate_hz=sample_rate_hz, language=language, generation=how
+            )
             return result
 
     def answer(
@@ -138,21 +154,41 @@ class Model:
         frames: Any,
         question: str,
         *,
-        max_new_tokens: int = 64,
+        audio: Any = None,
+        sample_rate_hz: int = 16_000,
         on_text: Callable[[str], None] | None = None,
+        generation: Generation | None = None,
+        **options: Unpack[GenerationKeywords],
     ) -> Answer:
-        """Answer `question` about one picture or a list of pictures.
+        """Answer `question` about one picture, a list of pictures or, where the model hears, a sound.
 
-        `on_text` is given each new piece of text as it is made; what it raises ends the generation.
+        `frames` may be `[]`. `audio` is float32 [samples]. `on_text` is given each new piece of text as it is
+        made; what it raises ends the generation. How to generate is said by a `Generation`, by its fields as
+        keywords (`max_new_tokens=32, beams=3`), or both.
         """
+        how = chosen(generation, options)
         with self._lock("answer"):
-            result: Answer = self._task("answer")(frames, question, max_new_tokens=max_new_tokens, on_text=on_text)
+            heard = {} if audio is None else {"audio": audio, "sample_rate_hz": sample_rate_hz}
+            result: Answer = self._task("answer")(frames, question, generation=how, on_text=on_text, **heard)
             return result
 
-    def caption(self, image: Any, *, max_new_tokens: int = 64) -> Caption:
-        """Describe one picture in words."""
+    def chat(self, *, system: str = "") -> Conversation:
+        """A conversation of several turns, whose beginning is not read again for each of them.
+
+        `system` are instructions that come before the first turn, for chat templates that take them.
+        """
+        from edgemm.tasks.conversation import Conversation
+
+        with self._lock("answer"):
+            return Conversation(self._task("answer"), self._lock("answer"), system)
+
+    def caption(
+        self, image: Any, *, generation: Generation | None = None, **options: Unpack[GenerationKeywords]
+    ) -> Caption:
+        """Describe one picture in words. Generation options are as for `answer`."""
+        how = chosen(generation, options)
         with self._lock("caption"):
-            result: Caption = self._task("caption").caption(image, max_new_tokens=max_new_tokens)
+            result: Caption = self._task("caption").caption(image, generation=how)
             return result
 
     def voice_activity(self) -> VoiceActivity:

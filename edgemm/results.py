@@ -88,14 +88,28 @@ class Transcript:
 
 
 @dataclass(frozen=True)
+class Region:
+    """A place that a model named: an object, a line of text. `box_px` is x0, y0, x1, y1 in pixels of the picture as
+    it was given, around the `polygons_px` of x, y where there are any.
+    """
+
+    label: str
+    box_px: tuple[float, float, float, float]
+    polygons_px: tuple[tuple[tuple[float, float], ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
-    """A generated answer. `ttft_ms` is the time to the first token, encoders included."""
+    """A generated answer. `ttft_ms` is the time to the first token, encoders included; `regions` are the places that
+    it names, of models that name places.
+    """
 
     text: str
     tokens: tuple[int, ...]
     confidence: float
     ttft_ms: float
     model_ms: float
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def chat_reference(
 
     def reference(example: Example) -> Reference:
         images = [] if example.image is None else [example.image]
-        prompt = make_prompt([user(example.question, images)], context)
+        prompt = make_prompt([user(example.question, images, example.audio)], context)
         ids = torch.tensor([prompt.ids])
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **inputs_of(prompt, example)}
         with torch.no_grad():

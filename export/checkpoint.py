@@ -14,7 +14,9 @@ from typing import Any
 from edgemm.bundle.files import sha256_of
 from edgemm.errors import CheckpointError
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLES = ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# Graphs that come ready, with their weights: of ONNX, and of OpenVINO as optimum-intel names them.
+_GRAPHS = ("*.onnx", "*.onnx_data", "*.onnx.data", "openvino_*.xml", "openvino_*.bin")
 _HEADER_MAX_BYTES = 100 << 20
 
 
@@ -39,6 +41,14 @@ class Checkpoint:
     config: dict[str, Any]
 
     @property
+    def name(self) -> tuple[str, str]:
+        """Id and revision: those of the hub for a directory in its cache, else the directory's name."""
+        path = self.path.resolve()
+        if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
+            return path.parents[1].name.removeprefix("models--").replace("--", "/"), path.name
+        return path.name, str(self.config.get("_commit_hash") or "")
+
+    @property
     def model_type(self) -> str:
         return str(self.config.get("model_type", ""))
 
@@ -60,8 +70,7 @@ class Checkpoint:
         if index:
             names = sorted({str(n) for n in index.get("weight_map", {}).values()})
         else:
-            names = sorted(p.name for p in self.path.glob("*.safetensors"))
-            names += sorted(p.name for p in self.path.glob("*.onnx"))
+            names = sorted(p.name for p in self.path.glob("*.safetensors")) or self._graph_files()
         missing = [n for n in names if not (self.path / n).is_file()]
         if missing:
             raise CheckpointError(
@@ -69,6 +78,17 @@ class Checkpoint:
                 hint="copy the whole checkpoint again",
             )
         return tuple(self.path / n for n in names)
+
+    def _graph_files(self) -> list[str]:
+        return sorted(p.name for pattern in _GRAPHS for p in self.path.glob(pattern))
+
+    @cached_property
+    def pickles(self) -> tuple[Path, ...]:
+        """The files of the first kind of pickle that there is; empty where the weights are safer than that."""
+        if self.weight_files:
+            return ()
+        kinds = (sorted(self.path.glob(pattern)) for pattern in _PICKLES)
+        return tuple(next(filter(None, kinds), []))
 
     @cached_property
     def sha256(self) -> str:
@@ -95,11 +115,11 @@ class Checkpoint:
         return sum(t.parameters for t in self.tensors.values())
 
 
-def find_checkpoint(path: Path | str) -> Checkpoint:
+def find_checkpoint(path: Path | str, *, allow_pickle: bool = False) -> Checkpoint:
     """Read a checkpoint's configuration and refuse what can't be exported safely.
 
     Raises CheckpointError for a missing directory, a missing or torn config.json, and weights that exist only
-    as pickles.
+    as pickles, unless `allow_pickle` says that they may (nothing reads them here).
     """
     root = Path(path)
     if not root.is_dir():
@@ -113,20 +133,20 @@ def find_checkpoint(path: Path | str) -> Checkpoint:
     checkpoint = Checkpoint(root, config)
     if checkpoint.model_type == "composite":
         for part in checkpoint.parts.values():
-            find_checkpoint(part)
-    elif not checkpoint.weight_files:
-        raise _no_weights(root)
+            find_checkpoint(part, allow_pickle=allow_pickle)
+    elif not checkpoint.weight_files and not (allow_pickle and checkpoint.pickles):
+        raise _no_weights(checkpoint)
     return checkpoint
 
 
-def _no_weights(root: Path) -> CheckpointError:
-    pickles = sorted(p.name for pattern in _PICKLES for p in root.glob(pattern))
-    if pickles:
+def _no_weights(checkpoint: Checkpoint) -> CheckpointError:
+    if checkpoint.pickles:
+        name = checkpoint.pickles[0].name
         return CheckpointError(
-            f"{root} has its weights only as a pickle ({pickles[0]}), which can run code when it is read",
-            hint="save it again with save_pretrained(..., safe_serialization=True)",
+            f"{checkpoint.path} has its weights only as a pickle ({name}), which can run code when it is read",
+            hint="save it again with save_pretrained(..., safe_serialization=True), or add --allow-pickle",
         )
-    return CheckpointError(f"{root} has no *.safetensors", hint="copy the whole checkpoint again")
+    return CheckpointError(f"{checkpoint.path} has no *.safetensors", hint="copy the whole checkpoint again")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from edgemm.bundle.spec import TextSpec
 from edgemm.bundle.writing import file_entries, write_manifest
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import GraphPlan, Port, initializer_parameters
-from edgemm.export.model_plan import ModelPlan
+from edgemm.export.model_plan import ModelPlan, ReadyGraph
 from edgemm.export.task_check import TaskOutcome
 
 LABELS = "labels.json"
@@ -114,17 +114,21 @@ def _int8_operators(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(name for name, _ in counts.most_common())
 
 
-def ready_component(path: Path, name: str, model_name: str, role: str) -> Component:
-    """The entry of a graph that was taken as it is."""
-    model = onnx.load(path)
+def ready_component(
+    directory: Path, files: tuple[str, tuple[str, ...]], name: str, model_name: str, ready: ReadyGraph
+) -> Component:
+    """The entry of a graph that came ready."""
+    file, weights = files
+    model = onnx.load(directory / file, load_external_data=False)
     return Component(
         name=name,
         model=model_name,
-        role=role,
-        precision="fp32",
-        file=f"graphs/{path.name}",
-        sha256=sha256_of(path),
-        bytes=path.stat().st_size,
+        role=ready.role,
+        precision=ready.precision,
+        file=file,
+        weights=weights,
+        sha256=sha256_of(directory / file),
+        bytes=sum((directory / f).stat().st_size for f in (file, *weights)),
         parameters=initializer_parameters(model),
         opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
         inputs=tuple(_onnx_tensor(v) for v in model.graph.input),
@@ -164,8 +168,8 @@ def _source(checkpoint: Checkpoint, tasks: Sequence[str], parts: Sequence[Checkp
     hashes = "".join(p.sha256 for p in parts)
     sha256 = checkpoint.sha256 if list(parts) == [checkpoint] else hashlib.sha256(hashes.encode())
     return Source(
-        id=checkpoint.path.resolve().name,
-        revision=str(checkpoint.config.get("_commit_hash") or ""),
+        id=checkpoint.name[0],
+        revision=checkpoint.name[1],
         sha256=sha256 if isinstance(sha256, str) else sha256.hexdigest(),
         model_type=checkpoint.model_type,
         tasks=tuple(dict.fromkeys(tasks)),

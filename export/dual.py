@@ -172,7 +172,7 @@ def dual_plan(
 
     def reference(example: Example) -> Reference:
         seen = {k: torch.from_numpy(v) for k, v in feeds(example)[graphs[0].role].items()}
-        ids = _ids(checkpoint, text, similarity, example.question)
+        ids = text_feeds(checkpoint, text, similarity, example.question)
         with torch.no_grad():
             both = [see(seen, example), read({k: torch.from_numpy(v) for k, v in ids.items()})]
         return Reference(values=np.concatenate([unit_vector(features_of(x)) for x in both]))
@@ -224,7 +224,8 @@ def _seen(example: Example, image: Any, audio: AudioSpec | None) -> Arrays:
     return {"pixel_values": preprocess(example.image, image).pixel_values}
 
 
-def _ids(checkpoint: Checkpoint, text: TextSpec, similarity: SimilaritySpec, sentence: str) -> Arrays:
+def text_feeds(checkpoint: Checkpoint, text: TextSpec, similarity: SimilaritySpec, sentence: str) -> Arrays:
+    """The text encoder's inputs for one sentence."""
     from edgemm.processing.text import Tokenizer
     from edgemm.tasks.dual import padded
 

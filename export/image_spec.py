@@ -45,7 +45,7 @@ def _require(config: dict[str, Any], *keys: str) -> None:
 
 def image_spec(config: dict[str, Any], size: int) -> ResizeCropSpec:
     """The spec of processors that resize and, if asked, cut the centre (CLIP's, ViT's and their kin)."""
-    _require(config)
+    _require(config, *(("image_mean", "image_std") if config.get("do_normalize", True) else ()))
     resized = _edge(config.get("size", size))
     crops = bool(config.get("do_center_crop"))
     height, width = _edge(config.get("crop_size", size)) if crops else resized

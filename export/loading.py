@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -41,6 +42,17 @@ def from_pretrained(cls: type[PreTrainedModel], checkpoint: Checkpoint, unused: 
             hint="export the whole checkpoint; an adapter is merged first",
         )
     return model.eval()
+
+
+def load_pair(cls: type[PreTrainedModel], checkpoint: Checkpoint, unused: tuple[str, ...] = ()) -> tuple[Any, Any]:
+    """The model as it is, and one to change and trace. They share their weights: none may be changed in place."""
+    original = from_pretrained(cls, checkpoint, unused)
+    return original, shared_copy(original)
+
+
+def shared_copy(model: PreTrainedModel) -> Any:
+    """A copy with modules and configuration of its own, over the same parameters and buffers."""
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
 
 
 def token_ids(model: PreTrainedModel, **more: int | None) -> TokensSpec:

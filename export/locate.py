@@ -47,10 +47,36 @@ def _scratch(stack: ExitStack, name: str) -> Path:
     return folder
 
 
+def is_hub_id(source: Path | str) -> bool:
+    """Whether this names a model of the hub: `owner/name`, and nothing on the disk."""
+    return _HUB_ID.fullmatch(str(source)) is not None and not Path(source).exists()
+
+
+def cached(source: str) -> Path:
+    """Where the hub's local cache has a model. Raises CheckpointError where it has not; nothing is downloaded."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise CheckpointError(
+            f"{source} does not exist, and without huggingface_hub no cache of the hub can be looked into",
+            hint='check the path, or run: pip install "edgemm[export]"',
+        ) from error
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{source} is neither a path nor in the hub's local cache",
+            hint=f"check the path, or run: hf download {source}",
+        ) from error
+
+
 def _directory(source: Path | str, revision: str | None, allow_pickle: bool) -> Path:
-    path = Path(source)
-    if path.exists() or not _HUB_ID.fullmatch(str(source)):
-        return path
+    if not Path(source).exists() and not is_hub_id(source):
+        raise CheckpointError(
+            f"{source} does not exist, and is no hub id", hint="give a checkpoint's directory or owner/name"
+        )
+    if not is_hub_id(source):
+        return Path(source)
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -61,7 +87,7 @@ def _directory(source: Path | str, revision: str | None, allow_pickle: bool) -> 
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"the hub has no model {source}", hint="check its name; or run: hf auth login") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{source} is neither a directory nor in the hub's local cache, and the hub cannot be asked: "
             f"{type(error).__name__}",

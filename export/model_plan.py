@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from edgemm.bundle.manifest import Processing
+from edgemm.bundle.manifest import Precision, Processing
 from edgemm.bundle.spec import GenerationSpec, TokensSpec
 from edgemm.export.graph import GraphPlan
 
@@ -40,10 +41,12 @@ class Reference:
 
 @dataclass(frozen=True)
 class ReadyGraph:
-    """A component that comes as ONNX and is taken as it is."""
+    """A component that comes as ONNX and is taken as it is, or after `adapt` gave it the contract's names."""
 
     role: str
     path: Path
+    precision: Precision = "fp32"
+    adapt: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,4 +70,4 @@ class ModelPlan:
     labels: tuple[str, ...] = ()
     feeds: Callable[[Example], dict[str, dict[str, NDArray[Any]]]] | None = None
     reference: Callable[[Example], Reference] | None = None
-    takes: Literal["image", "audio"] = "image"
+    takes: Literal["image", "audio", "question"] = "image"

@@ -6,7 +6,7 @@ import json
 import resource
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from edgemm.bundle.writing import check_target, writing
 from edgemm.errors import CheckpointError
 from edgemm.export import describe, families, task_check
 from edgemm.export.checkpoint import Checkpoint, find_checkpoint
+from edgemm.export.foreign import foreign
+from edgemm.export.foreign_plan import foreign_plan
 from edgemm.export.graph import GraphPlan, trace
 from edgemm.export.half import half_plan
 from edgemm.export.locate import located
@@ -53,7 +55,6 @@ class _Work:
     progress: Progress
     steps: int
     done: int = 0
-    graphs: dict[str, onnx.ModelProto] = field(default_factory=dict)
     parity: list[ParityCheck] = field(default_factory=list)
 
     def step(self, what: str) -> None:
@@ -85,6 +86,7 @@ def export(
     with located(checkpoint, allow_pickle=allow_pickle) as path:
         source = find_checkpoint(path)
         found = {name: _family_plan(part) for name, part in source.parts.items()}
+        _check_precision(precision, found)
         examples = calibration.load_examples(calibrate_on) if calibrate_on else []
         graphs = sum(len(plan.graphs) for _, plan in found.values())
         work = _Work(precision, examples, bool(examples), progress, steps=3 * graphs + 2 * len(found) + 1)
@@ -101,9 +103,23 @@ def export(
     )
 
 
+def _check_precision(precision: Precision, found: Mapping[str, tuple[Checkpoint, ModelPlan]]) -> None:
+    for checkpoint, plan in found.values():
+        if precision != "fp32" and any(ready.adapt is not None for ready in plan.ready):
+            raise CheckpointError(
+                f"{checkpoint.path} holds a ready graph, which is taken in its own precision, not in {precision}",
+                hint=f"leave --{precision} out, or run edgemm export on the checkpoint that it was made from",
+            )
+
+
 def _family_plan(path: Path) -> tuple[Checkpoint, ModelPlan]:
     checkpoint = find_checkpoint(path)
-    families.check_modalities(checkpoint, families.facts(checkpoint.model_type))
+    made = foreign(checkpoint)
+    if made is not None:
+        return checkpoint, foreign_plan(made)
+    family = families.facts(checkpoint.model_type, checkpoint.config)
+    families.check_head(checkpoint, family)
+    families.check_modalities(checkpoint, family)
     return checkpoint, families.find(checkpoint.model_type).plan(checkpoint)
 
 
@@ -116,8 +132,8 @@ def _write(work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, M
     checks = task_check.against_original(stage, found, examples, work.step)
     if work.precision == "fp32":
         return describe.finish(stage, first, work.parity, checks)
-    shutil.rmtree(stage)
     second = _write_bundle(work, source, found, prefixes, partial, work.precision)
+    shutil.rmtree(stage)
     checks = task_check.after(partial, checks, work.step)
     return describe.finish(partial, second, work.parity, checks)
 
@@ -138,13 +154,13 @@ def _write_bundle(
         inside = len(components)
         for graph in plan.graphs:
             own = prefixes[name] + graph.role
-            model = _graph_in(work, own, graph, plan, precision, used)
+            model = _graph_in(work, directory / _STAGE, own, graph, plan, precision, used)
             file, weights = store.write(own, model)
             components.append(describe.component(directory, own, name, graph, precision, (file, weights), model))
             real = _calibration_feeds(work, plan, graph.role) if precision == "int8" else []
             work.parity.append(check_component(graph, directory / file, own, precision, real=real[::8]))
         for ready in plan.ready:
-            components.append(_copy_ready(directory, prefixes[name], name, ready))
+            components.append(_write_ready(store, prefixes[name], name, ready))
         if len(components) == inside:
             raise CheckpointError(f"{name} has no component")
     for name, (_, plan) in found.items():
@@ -154,6 +170,7 @@ def _write_bundle(
 
 def _graph_in(
     work: _Work,
+    stage: Path,
     own: str,
     graph: GraphPlan,
     plan: ModelPlan,
@@ -162,22 +179,22 @@ def _graph_in(
 ) -> onnx.ModelProto:
     if precision == "fp32":
         work.step(f"tracing {own}")
-        work.graphs[own] = trace(graph)
-        return work.graphs[own]
+        return trace(graph)
     work.step(f"{own} to {precision}")
     if precision == "fp16":
         return trace(half_plan(graph))
     if precision != "int8":
         raise CheckpointError(f"{precision} is not a precision that export writes")
+    traced = onnx.load(stage / "graphs" / f"{own}.onnx")
     if graph.treatment == "weight_only":
-        return quantize_weights(work.graphs[own], graph.half_ops)
+        return quantize_weights(traced, graph.half_ops)
     feeds = _calibration_feeds(work, plan, graph.role)
     used[own] = Calibration(
         n=len(feeds),
         sha256=calibration.digest(work.examples),
         what=", ".join(feeds[0]) if feeds else "",
     )
-    return quantize_static_int8(work.graphs[own], feeds, half_ops=graph.half_ops, float_modules=graph.float_modules)
+    return quantize_static_int8(traced, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules)
 
 
 def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:
@@ -187,12 +204,19 @@ def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe
     return [f[role] for f in feeds if role in f]
 
 
-def _copy_ready(directory: Path, prefix: str, name: str, ready: ReadyGraph) -> Component:
+def _write_ready(store: GraphStore, prefix: str, name: str, ready: ReadyGraph) -> Component:
     own = prefix + ready.role
-    target = directory / "graphs" / f"{own}.onnx"
-    target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(ready.path, target)
-    return describe.ready_component(target, own, name, ready.role)
+    files: tuple[str, tuple[str, ...]] = (f"graphs/{own}.onnx", ())
+    if ready.adapt is not None:
+        try:
+            model = onnx.load(ready.path)
+        except (onnx.checker.ValidationError, OSError) as error:
+            raise CheckpointError(f"{ready.path} lacks its weights: {error}", hint="copy it again") from error
+        files = store.write(own, ready.adapt(model))
+    else:
+        (store.directory / "graphs").mkdir(exist_ok=True)
+        shutil.copyfile(ready.path, store.directory / files[0])
+    return describe.ready_component(store.directory, files, own, name, ready)
 
 
 def _write_files(directory: Path, prefix: str, plan: ModelPlan) -> None:

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.pytorch_utils import Conv1D
 
 from edgemm.bundle.spec import GenerationSpec
+from edgemm.export import generation
 from edgemm.export.graph import Feeds, GraphPlan, Port, Sizes
 from edgemm.export.model_plan import Reference
 from edgemm.export.plans import BATCH, DecoderShape
@@ -215,15 +216,17 @@ def text_encoder_plan(
 
 
 def generation_spec(config: Any, context: int) -> GenerationSpec:
-    """Limits and rules of a generation configuration that greedy decoding obeys too."""
+    """Limits and rules of a generation configuration."""
     forced = getattr(config, "forced_bos_token_id", None)
-    return GenerationSpec(
-        max_new_tokens=context,
+    end = getattr(config, "forced_eos_token_id", None)
+    return generation.generation_spec(
+        config,
+        otherwise=context,
         max_positions=context,
         suppress_tokens=tuple(getattr(config, "suppress_tokens", None) or ()),
         begin_suppress_tokens=tuple(getattr(config, "begin_suppress_tokens", None) or ()),
         forced_ids=() if forced is None else (forced,),
-        no_repeat_ngram_size=getattr(config, "no_repeat_ngram_size", None) or 0,
+        forced_eos=end[0] if isinstance(end, (list, tuple)) else end,
     )
 
 

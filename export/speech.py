@@ -1,12 +1,15 @@
-"""What the speech families share: their encoder graphs."""
+"""What the speech families share: their encoder graphs and their spectrograms."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from edgemm.bundle.spec import LogMelSpec
+from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import GraphPlan, Port, Sizes, Treatment
 from edgemm.export.plans import BATCH, DecoderShape
 from edgemm.export.wrappers import AudioEncoderWithCross, CrossProjection, layered_names
@@ -42,4 +45,19 @@ def audio_encoder_plan(
         treatment=treatment,
         # Over raw sound the stem's activations have outliers of 200 times the mean: int8 of either side is heard.
         half_ops=("Conv",),
+    )
+
+
+def log_mel_spec(checkpoint: Checkpoint, config: Any) -> LogMelSpec:
+    """The spectrogram of a Whisper-like encoder, whose configuration is `config`."""
+    inside = checkpoint.json("processor_config.json").get("feature_extractor", {})
+    extractor = checkpoint.json("preprocessor_config.json") or inside
+    rate = int(extractor.get("sampling_rate", 16_000))
+    hop = int(extractor.get("hop_length", 160))
+    return LogMelSpec(
+        sample_rate_hz=rate,
+        n_mels=config.num_mel_bins,
+        n_fft=int(extractor.get("n_fft", 400)),
+        hop=hop,
+        chunk_s=2 * config.max_source_positions * hop / rate,
     )

@@ -26,20 +26,21 @@ class GraphStore:
     _written: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def write(self, name: str, model: onnx.ModelProto) -> tuple[str, tuple[str, ...]]:
-        """Write one graph; return its file and the weight files that it reads, both relative."""
+        """Write one graph, emptying `model` of its weights; return its file and the weight files that it reads.
+
+        The files are relative. Nothing is copied, so that a graph of gigabytes needs its weights' memory once.
+        """
         folder = self.directory / "graphs"
         folder.mkdir(parents=True, exist_ok=True)
         own = f"{name}.data"
         used: list[str] = []
-        slim = onnx.ModelProto()
-        slim.CopyFrom(model)
         with (folder / own).open("wb") as data:
-            for tensor in _tensors(slim.graph):
+            for tensor in _tensors(model.graph):
                 if len(tensor.raw_data) >= _INLINE_BYTES:
                     used.append(self._externalise(tensor, own, data.tell(), data))
         if own not in used:
             (folder / own).unlink()
-        (folder / f"{name}.onnx").write_bytes(slim.SerializeToString(deterministic=True))
+        (folder / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
         files = tuple(f"graphs/{file}" for file in dict.fromkeys(used))
         return f"graphs/{name}.onnx", files
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from edgemm.tasks.metrics import top1, wer
 
 _MOST = {"transcribe": 9, "classify": 24, "answer": 2, "caption": 2}
 _PROBABILITY_TOLERANCE = 1e-4
+_ENOUGH_S = 30.0
 _VALUES_TOLERANCE, _VALUES_COSINE = 1e-3, 0.9999
 _SPARE = 0.1  # share of a detector's queries that may be others below fp32
 _SURE = 0.1  # margin between the two best classes: below it, the original itself is guessing
@@ -69,10 +71,24 @@ def _outcome(model: Model, name: str, plan: ModelPlan, examples: Sequence[Exampl
     # Evenly over the data: neighbours in it are alike.
     most = _MOST.get(task, 6)
     picks = tuple(usable[:: max(1, len(usable) // most)][:most])
-    original = tuple(map(plan.reference, picks))
-    found = tuple(_ASK[task](model, example) for example in picks)
+    original, found = _ask_both(model, task, plan.reference, picks)
+    picks = picks[: len(original)]
     check = _judge(model, name, task, original, found)
     return TaskOutcome(task, picks, original, check, _equal(original, found))
+
+
+def _ask_both(
+    model: Model, task: str, reference: Callable[[Example], Reference], examples: Sequence[Example]
+) -> tuple[tuple[Reference, ...], tuple[Reference, ...]]:
+    """What the original and the bundle say, example by example until `_ENOUGH_S` have passed."""
+    start = time.perf_counter()
+    original, found = [], []
+    for example in examples:
+        original.append(reference(example))
+        found.append(_ASK[task](model, example))
+        if time.perf_counter() - start > _ENOUGH_S:
+            break
+    return tuple(original), tuple(found)
 
 
 def _transcribe(model: Model, example: Example) -> Reference:
@@ -87,6 +103,9 @@ def _classify(model: Model, example: Example) -> Reference:
 
 
 def _answer(model: Model, example: Example) -> Reference:
+    if example.image is None:
+        said = model.answer([], example.question, audio=example.audio, sample_rate_hz=RATE_HZ, max_new_tokens=24)
+        return Reference(tokens=said.tokens)
     return Reference(tokens=model.answer(example.image, example.question, max_new_tokens=24).tokens)
 
 
@@ -101,6 +120,8 @@ def _detect(model: Model, example: Example) -> Reference:
 def _embed(model: Model, example: Example) -> Reference:
     """Of a model with two towers, both: what was seen or heard, and the question."""
     encoder = model.task("embed")
+    if not encoder.sees_or_hears:
+        return Reference(values=encoder.texts([example.question])[0])
     seen = encoder.image(example.image) if example.image is not None else encoder.audio(example.audio, RATE_HZ)
     read = [encoder.texts([example.question])[0]] if encoder.reads else []
     return Reference(values=np.concatenate([seen, *read]))

@@ -11,12 +11,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from edgemm.bundle.manifest import Processing
-from edgemm.bundle.spec import GenerationSpec, TextSpec, TilesSpec
+from edgemm.bundle.spec import TextSpec, TilesSpec
 from edgemm.export.chat_vlm import chat_reference, image_settings, language_shape
 from edgemm.export.checkpoint import Checkpoint
+from edgemm.export.generation import generation_spec
 from edgemm.export.graph import Feeds, GraphPlan, Port
 from edgemm.export.image_spec import tiles_spec
-from edgemm.export.loading import from_pretrained, token_ids
+from edgemm.export.loading import load_pair, token_ids
 from edgemm.export.model_plan import Example, ModelPlan
 from edgemm.export.plans import decoder_plan, embed_plan
 from edgemm.export.text import chat_spec, tokenizer_files
@@ -70,7 +71,7 @@ def tiles_plan(
     cls: type[PreTrainedModel], checkpoint: Checkpoint, model_type: str, tasks: tuple[str, ...]
 ) -> ModelPlan:
     """Three graphs: vision_encoder (tower and connector), decoder, embed_tokens."""
-    original, traced = from_pretrained(cls, checkpoint), from_pretrained(cls, checkpoint)
+    original, traced = load_pair(cls, checkpoint)
     use_plain_attention(traced)
     config, parts = traced.config, traced.model
     shape = language_shape(config.text_config)
@@ -92,7 +93,7 @@ def tiles_plan(
         ),
         processing=processing,
         tokens=tokens,
-        generation=GenerationSpec(max_new_tokens=256),
+        generation=generation_spec(traced.generation_config),
         context=shape.context,
         files=files,
         feeds=lambda example: _feeds(example, image),

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from edgemm.bundle.files import cache_dir, fsync_dir, sha256_of
 from edgemm.bundle.manifest import MANIFEST_NAME
-from edgemm.bundle.writing import workplace, writing
+from edgemm.bundle.writing import beside, writing
 from edgemm.errors import BundleError, StorageError
 
 SUFFIX = ".edgemm"
@@ -33,7 +33,7 @@ def is_archive_name(path: Path) -> bool:
 def pack(bundle: Path, archive: Path) -> None:
     """Write the directory `bundle` as `archive`; the file appears whole or not at all."""
     archive = archive.absolute()
-    with workplace(archive) as place:
+    with beside(archive) as place:
         _put(bundle, place / "zip", archive)
 
 
@@ -45,7 +45,7 @@ def packing(archive: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     archive = archive.absolute()
     _check_archive(archive, overwrite=overwrite)
-    with workplace(archive) as place:
+    with beside(archive) as place:
         bundle = place / archive.stem
         try:
             yield bundle

@@ -18,6 +18,7 @@ from edgemm.bundle.spec import (
     GenerationSpec,
     ImageSpec,
     MaskSpec,
+    RegionsSpec,
     SimilaritySpec,
     TextSpec,
     TokensSpec,
@@ -106,6 +107,7 @@ class Processing(_Part):
     video: VideoSpec | None = None
     text: TextSpec | None = None
     chat: ChatSpec | None = None
+    regions: RegionsSpec | None = None
     mask: MaskSpec | None = None
     similarity: SimilaritySpec | None = None
     ctc: CtcSpec | None = None

@@ -373,6 +373,17 @@ class MaskSpec(Spec):
     blocks_in_window: bool = True
 
 
+class RegionsSpec(Spec):
+    """How Florence-2's words become places: `<loc_n>` is the middle of one of `bins` equal steps along an edge.
+
+    Text whose four corners span less than `area_min` of the picture is left out; `banned_phrases` are no objects.
+    """
+
+    bins: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    area_min: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    banned_phrases: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=1024)] = ()
+
+
 class TokensSpec(Spec):
     """The manifest's `tokens`: special ids. `decoder_start` begins an encoder–decoder's output."""
 
@@ -396,22 +407,41 @@ class TimestampSpec(Spec):
     max_initial: Annotated[int, Field(ge=0, le=100_000)] | None = 50
 
 
+class SamplingSpec(Spec):
+    """How the checkpoint draws tokens: what a caller who asks for drawing leaves open is taken from here."""
+
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    top_k: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+
+
 class GenerationSpec(Spec):
     """The manifest's `generation` section: limits, suppressed ids, the prompt of speech models.
 
     `max_tokens_per_s` bounds the output by the length of the sound (Moonshine), `max_positions` by
     the decoder. The forced prompt of Whisper is `decoder_start`, `languages[code]`, `tasks[name]`,
     `timestamps.no_timestamps`; an English-only checkpoint has no `languages` and no `tasks`.
-    `alignment_heads` are (layer, head) pairs. `forced_ids` begin every output; `no_repeat_ngram_size` n > 0 forbids
-    that n ids in a row are said twice.
+    `alignment_heads` are (layer, head) pairs. `forced_ids` begin every output, `forced_eos` ends one that reaches its
+    limit; `no_repeat_ngram_size` n > 0 forbids that n ids in a row are said twice. `max_length` and `min_length` count
+    the prompt too; `sampling` is absent where the checkpoint does not sample. The rest are transformers' settings of
+    the same names.
     """
 
     max_new_tokens: Annotated[int, Field(ge=1, le=1 << 20)] = 256
+    max_length: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
+    min_new_tokens: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    min_length: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+    num_beams: Annotated[int, Field(ge=1, le=64)] = 1
+    early_stopping: bool | Literal["never"] = False
+    length_penalty: Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=100.0, allow_inf_nan=False)] = 1.0
+    sampling: SamplingSpec | None = None
     max_positions: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
     max_tokens_per_s: Positive | None = None
     suppress_tokens: TokenIds = ()
     begin_suppress_tokens: TokenIds = ()
     forced_ids: TokenIds = ()
+    forced_eos: TokenId | None = None
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1024)] = 0
     tasks: Annotated[dict[Literal64, TokenId], Field(max_length=64)] = {}
     languages: Annotated[dict[Literal64, TokenId], Field(max_length=1024)] = {}

@@ -73,7 +73,7 @@ def writing(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     target = target.absolute()
     check_target(target, overwrite=overwrite)
-    with workplace(target) as partial:
+    with beside(target) as partial:
         yield partial
         (partial / _LOCK_NAME).unlink()
         fsync_tree(partial)
@@ -81,7 +81,7 @@ def writing(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def workplace(target: Path) -> Iterator[Path]:
+def beside(target: Path) -> Iterator[Path]:
     """A hidden directory beside `target` that goes when the block ends, or with the next writer of `target`.
 
     Raises StorageError where the disk is full or not writable.
@@ -122,12 +122,12 @@ def _exchange(a: Path, b: Path) -> None:
 
 
 def file_entries(directory: Path) -> dict[str, FileEntry]:
-    """Size and hash of every file of a bundle under construction, by relative path."""
+    """Size and hash of every file of a bundle under construction, by relative path; hidden files are not of it."""
     skip = {_LOCK_NAME, MANIFEST_NAME, MANIFEST_HASH_NAME}
     return {
-        str(path.relative_to(directory)): FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name not in skip
+        str(name): FileEntry(sha256=sha256_of(directory / name), bytes=(directory / name).stat().st_size)
+        for name in sorted(path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+        if name.name not in skip and not name.parts[0].startswith(".")
     }
 
 

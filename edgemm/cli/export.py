@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 def export(
     io: Io,
     checkpoint: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A checkpoint's directory; in a clone, without it, the project's own.",
+            help="A checkpoint's directory or hub id (owner/name); in a clone, without it, the project's own.",
         ),
     ] = None,
     output: Annotated[
@@ -36,6 +36,9 @@ def export(
         list[Path] | None,
         typer.Option("--calib", help="Pictures, sounds, videos or folders for --int8. Repeatable."),
     ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read weights that exist only as a pickle; no code of it is run.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")] = False,
     list_families: Annotated[bool, typer.Option("--list-families", help="Print what export knows and stop.")] = False,
 ) -> None:
@@ -60,6 +63,7 @@ def export(
             precision=precision,
             calibrate_on=data,
             overwrite=overwrite,
+            allow_pickle=allow_pickle,
             progress=tell,
         )
     if output.is_file():
@@ -85,7 +89,7 @@ def _library(name: str) -> Any:
         raise missing_extra(package, "export", error) from error
 
 
-def _source(checkpoint: Path | None, calib: list[Path]) -> tuple[Path, list[Path]]:
+def _source(checkpoint: str | None, calib: list[Path]) -> tuple[Path | str, list[Path]]:
     if checkpoint is not None:
         return checkpoint, calib
     own = samples()
@@ -109,8 +113,9 @@ def _list_families(io: Io) -> None:
     families = _library("families")
     known = {name: facts.tasks for name, facts in families.known().items()}
     io.document({"families": [{"model_type": n, "tasks": list(t)} for n, t in known.items()]})
+    width = max(map(len, known))
     for name, tasks in known.items():
-        io.show(f"{name:<20} {', '.join(tasks)}")
+        io.show(f"{name:<{width}}  {', '.join(tasks)}")
 
 
 def _tell(io: Io, report: ExportReport) -> None:

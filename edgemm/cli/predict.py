@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgemm.cli import args
+from edgemm.cli import generation as how
 from edgemm.cli.shared import Io
 from edgemm.cli.shared import verb as as_verb
 from edgemm.errors import UsageError
@@ -24,11 +25,20 @@ def predict(
         typer.Argument(metavar="[BUNDLE] FILE…", help="Pictures, sounds and videos."),
     ],
     task: Annotated[str | None, typer.Option("--task", help="One task instead of all.")] = None,
-    question: Annotated[str | None, typer.Option("--question", help="Asked of pictures.")] = None,
+    question: Annotated[str | None, typer.Option("--question", "--ask", help="Asked of pictures.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="How many labels.")] = 5,
     score_min: Annotated[
         float, typer.Option("--score-min", min=0.0, max=1.0, help="Objects below are left out.")
     ] = 0.5,
+    max_new_tokens: how.MaxNewTokens = None,
+    temperature: how.Temperature = None,
+    top_k: how.TopK = None,
+    top_p: how.TopP = None,
+    seed: how.Seed = 0,
+    beams: how.Beams = None,
+    repetition_penalty: how.RepetitionPenalty = None,
+    stop: how.Stop = None,
+    schema: how.Schema = None,
     runtime: args.RuntimeOption = "auto",
     device: args.DeviceOption = "CPU",
     threads: args.ThreadsOption = 0,
@@ -37,14 +47,19 @@ def predict(
     bundle, paths = (files[0], files[1:]) if args.is_bundle(files[0]) else (None, files)
     if not paths:
         raise UsageError("there is no file to look at", hint="run: edgemm predict BUNDLE FILE")
+    generation = how.asked(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, beams=beams,
+        repetition_penalty=repetition_penalty, stop=stop, schema=schema,
+    )  # fmt: skip
     from edgemm.measure.predict import predict as look
 
+    options: Any = {"task": task, "question": question, "top": top, "score_min": score_min, "generation": generation}
     with args.load(io, bundle, runtime=runtime, device=device, threads=threads) as model:
         results = []
         with io.progress() as tell:
             for number, path in enumerate(paths):
                 tell(path.name, number / len(paths))
-                results.append(look(model, path, task=task, question=question, top=top, score_min=score_min))
+                results.append(look(model, path, **options))
         io.document({"bundle": str(model.bundle.path), "results": [asdict(r) for r in results]})
     for result in results:
         _show(io, result)

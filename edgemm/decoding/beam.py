@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,14 @@ from edgemm.decoding.rules import Logits, LogitsRule
 @dataclass(frozen=True)
 class BeamOptions:
     """`early_stopping` ends as soon as `beams` sentences are finished; without it the best running one must be
-    unable to win."""
+    unable to win as it stands, with "never" at any length. `stop` is asked of every sentence whether it is enough."""
 
     beams: int
     max_new_tokens: int
     eos: tuple[int, ...]
     length_penalty: float = 1.0
-    early_stopping: bool = False
+    early_stopping: bool | Literal["never"] = False
+    stop: Callable[[Sequence[int]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class _Search:
         for rank, index in enumerate(order):
             row, token = divmod(int(index), scores.shape[1])
             longer = self.running[row].with_token(token, float(scores[row, token]), float(flat[index]))
-            if at_end or token in options.eos:
+            if at_end or token in options.eos or (options.stop is not None and options.stop(longer.tokens)):
                 ended += [longer] if rank < options.beams else []
             else:
                 going.append((row, longer))
@@ -98,7 +99,7 @@ class _Search:
 
     def _finish(self, ended: Sequence[Sentence]) -> None:
         full = len(self.finished) == self.options.beams
-        if not self._improvable or (full and self.options.early_stopping):
+        if not self._improvable or (full and self.options.early_stopping is True):
             return
         self.finished += [self._mean(s) for s in ended]
         self.finished = sorted(self.finished, key=lambda s: -s.score)[: self.options.beams]
@@ -110,9 +111,14 @@ class _Search:
     def _judge(self, running: bool) -> None:
         full = len(self.finished) == self.options.beams
         if full and running:
-            best = self._mean(self.running[0]).score
-            self._improvable &= best > min(s.score for s in self.finished)
-        self.done = not running or not self._improvable or (full and self.options.early_stopping)
+            self._improvable &= self._best_chance() > min(s.score for s in self.finished)
+        self.done = not running or not self._improvable or (full and self.options.early_stopping is True)
+
+    def _best_chance(self) -> float:
+        options, best = self.options, self.running[0]
+        long = options.early_stopping == "never" and options.length_penalty > 0
+        length: int = options.max_new_tokens if long else len(best.tokens)
+        return float(best.score / length**options.length_penalty)
 
     def best(self) -> Sentence:
         """The best finished sentence, or the best running one where none finished."""

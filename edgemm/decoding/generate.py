@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class GenerationOptions:
     seed: int = 0
     beams: int = 1
     length_penalty: float = 1.0
-    early_stopping: bool = False
+    early_stopping: bool | Literal["never"] = False
     repetition_penalty: float = 1.0
     no_repeat_ngram: int = 0
     prompt: tuple[int, ...] = ()
@@ -53,7 +54,6 @@ class GenerationOptions:
             (not 0 < self.top_p <= 1, f"top_p {self.top_p} is not in (0, 1]"),
             (self.beams < 1, f"beams {self.beams} is below 1"),
             (self.beams > 1 and self.temperature > 0, "beams and a temperature contradict each other"),
-            (self.beams > 1 and self.stop is not None, "beams and stop strings contradict each other"),
             (self.repetition_penalty <= 0, f"repetition_penalty {self.repetition_penalty} is not positive"),
         ]
         for wrong, message in problems:
@@ -149,7 +149,7 @@ def _by_beams(language: Language, logits: Logits, options: GenerationOptions, li
     found = beam_search(
         language,
         logits,
-        BeamOptions(options.beams, limit, options.eos, options.length_penalty, options.early_stopping),
+        BeamOptions(options.beams, limit, options.eos, options.length_penalty, options.early_stopping, options.stop),
         options.all_rules(),
     )
     out = Generated(first_token_s=time.perf_counter())
@@ -161,4 +161,5 @@ def _by_beams(language: Language, logits: Logits, options: GenerationOptions, li
         out.log_probabilities.append(log_probability)
         if options.on_token is not None:
             options.on_token(token)
+    out.finished = out.finished or (options.stop is not None and options.stop(out.tokens))
     return out

@@ -9,17 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.runtimes.base import Decoder, Value
+from edgemm.runtimes.base import Decoder, Value, as_numpy
 
 Embed = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a decoder call takes beside embeddings. `positions` [B, S] or [3, B, S] (None: counted on)."""
+    """What a decoder call takes beside embeddings. `positions` [B, S] or [3, B, S] (None: counted on).
+
+    The `extras` of a prompt are biases [B, 1, S, S].
+    """
 
     positions: NDArray[np.int64] | None = None
     extras: Mapping[str, Value] = field(default_factory=dict)
+
+    def behind(self, first: int) -> Inputs:
+        """What remains of a prompt's inputs for the positions from `first` on."""
+        positions = None if self.positions is None else self.positions[..., first:]
+        return Inputs(positions, {name: as_numpy(bias)[:, :, first:] for name, bias in self.extras.items()})
 
 
 # Positions in the state, rows → what the next single position takes.

@@ -21,6 +21,7 @@ def repetition_penalty(penalty: float, prompt: Sequence[int] = ()) -> LogitsRule
 
     def rule(tokens: list[int], scores: Logits) -> None:
         seen = np.unique(np.array([*prompt, *tokens], np.int64))
+        seen = seen[seen < len(scores)]  # placeholders may stand past the words
         if len(seen):
             values = scores[seen]
             scores[seen] = np.where(values < 0, values * penalty, values / penalty)
@@ -37,7 +38,7 @@ def no_repeat_ngram(size: int, prompt: Sequence[int] = ()) -> LogitsRule:
             return
         last = ids[len(ids) - size + 1 :]
         for i in range(len(ids) - size + 1):
-            if ids[i : i + size - 1] == last:
+            if ids[i : i + size - 1] == last and ids[i + size - 1] < len(scores):
                 scores[ids[i + size - 1]] = -np.inf
 
     return rule

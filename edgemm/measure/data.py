@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.errors import InputError, SourceError
+from edgemm.measure.recommendation import Liking
 from edgemm.processing.media import sniff
 
 METADATA = "metadata.jsonl"
 _FIELDS = ("image", "audio", "file_name")
-_TEXTS = ("text", "label")
 
 Object = tuple[str, tuple[float, float, float, float]]
 
@@ -23,6 +23,7 @@ class Row:
     """One example. `where` names it in errors ("metadata.jsonl line 3").
 
     `objects` are what is in a picture: a label, and x0, y0, x1, y1 in pixels; None where nothing is said of objects.
+    `liking` is a row of recommendation data.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Row:
     text: str | None = None
     label: str | None = None
     objects: tuple[Object, ...] | None = None
+    liking: Liking | None = None
 
 
 def read_rows(data: Path, *, limit: int | None = None) -> list[Row]:
@@ -62,16 +64,40 @@ def _row(data: Path, line: bytes, where: str) -> Row:
         raise InputError(f"{where} is not JSON: {error}", hint="mend or delete the line") from error
     if not isinstance(values, dict):
         raise InputError(f"{where} is not a JSON object", hint='such as {"image": …, "label": …}')
+    if "user" in values:
+        return Row(data / METADATA, where, liking=_liking(data, values, where))
     name = next((values[f] for f in _FIELDS if values.get(f)), None)
     if not isinstance(name, str):
         raise InputError(f"{where} names no file", hint=f"give one of {', '.join(_FIELDS)}")
-    path = data / name
-    if not path.resolve().is_relative_to(data.resolve()):
-        raise InputError(f"{where} points outside the data set: {name}", hint="copy the file in")
+    path = _inside(data, name, where)
     if not path.is_file():
         raise InputError(f"{where} names {name}, which is missing", hint=f"paths begin at {data}")
-    texts = {key: _text(values, key, where) for key in _TEXTS}
-    return Row(path, where, **texts, objects=_objects(values.get("objects"), where))
+    text, label = (_text(values, key, where) for key in ("text", "label"))
+    return Row(path, where, text, label, objects=_objects(values.get("objects"), where))
+
+
+def _inside(data: Path, name: str, where: str) -> Path:
+    if not (data / name).resolve().is_relative_to(data.resolve()):
+        raise InputError(f"{where} points outside the data set: {name}", hint="copy the file in")
+    return data / name
+
+
+def _liking(data: Path, values: dict[str, Any], where: str) -> Liking:
+    """`user` and `item`: the path of a picture in the data set, else a text. `score`: a number of 0 or more."""
+    both = [_text(values, key, where) for key in ("user", "item")]
+    score = values.get("score", 1)
+    if not all(both) or isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score < 1e9:
+        raise InputError(
+            f"{where} lacks its item, or has no score of 0 or more",
+            hint='such as {"user": "likes boats", "item": "sail.jpg", "score": 1}',
+        )
+    user, item = (name if " " in name else _picture(data, name, where) for name in both if name)
+    return Liking(user, item, float(score))
+
+
+def _picture(data: Path, name: str, where: str) -> str | Path:
+    suffix = Path(name).suffix.lower()
+    return _inside(data, name, where) if suffix and (data / name).is_file() else name
 
 
 def _objects(value: Any, where: str) -> tuple[Object, ...] | None:

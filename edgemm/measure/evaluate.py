@@ -13,6 +13,8 @@ from edgemm.bundle.files import write_atomically
 from edgemm.errors import EdgemmError, InputError
 from edgemm.measure.data import Row, read_rows
 from edgemm.measure.detection import Box, as_text, from_text, mean_average_precision
+from edgemm.measure.recommendation import as_text as liking_text
+from edgemm.measure.recommendation import ranking_metrics
 from edgemm.processing.audio import load_audio
 from edgemm.tasks.metrics import top1, wer
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 _ANY_SCORE = 0.001  # mAP weighs every object by its rank, the unlikely ones too
 # Metric → +1 where more is worse.
-_WORSE = {"wer": 1.0, "top1": -1.0, "map": -1.0, "map50": -1.0}
+_WORSE = {"wer": 1.0, "top1": -1.0, "map": -1.0, "map50": -1.0, "recall@10": -1.0, "ndcg@10": -1.0}
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ def evaluate(
     """Run `model` (and `other`) over the rows of `data`.
 
     Rows with `text` give `wer`, rows with `label` give `top1`, rows with `objects` give `map` and
-    `map50`. Raises InputError that names the row for one that no task fits or whose file is
-    unusable, TaskUnavailable where the bundle cannot do what the rows ask.
+    `map50`, rows with `user`, `item` and `score` give `recall@10` and `ndcg@10`. Raises InputError that
+    names the row for one that no task fits or whose file is unusable, TaskUnavailable where the bundle
+    cannot do what the rows ask.
     """
     rows = read_rows(data, limit=limit)
     tasks = [_task(row) for row in rows]
@@ -89,6 +92,8 @@ def write_examples(path: Path, evaluation: Evaluation) -> None:
 def _task(row: Row) -> str:
     if row.objects is not None:
         return "detect"
+    if row.liking is not None:
+        return "recommend"
     if row.label is not None:
         return "classify"
     if row.text is not None:
@@ -102,6 +107,8 @@ def _expected(model: Model, row: Row, task: str) -> str:
     if task == "detect":
         boxes = [Box(label_of(name, model, where=row.where, task="detect"), box) for name, box in row.objects or ()]
         return as_text(boxes)
+    if row.liking is not None:
+        return liking_text(row.liking)
     return label_of(row.label or "", model, where=row.where)
 
 
@@ -132,6 +139,8 @@ def _say(model: Model, row: Row, task: str) -> str:
     try:
         if task == "classify":
             return model.classify(row.path, top=1).labels[0].label
+        if row.liking is not None:
+            return f"{model.recommend(row.liking.user, [row.liking.item]).items[0].score:.6f}"
         if task == "detect":
             found = model.detect(row.path, score_min=_ANY_SCORE).objects
             return as_text([Box(x.label, x.box_px, x.score) for x in found])
@@ -148,6 +157,10 @@ def _metrics(examples: Sequence[Example], said: Sequence[str]) -> dict[str, floa
         pairs = [(e.expected, s) for e, s in zip(examples, said, strict=True) if e.task == task]
         if pairs:
             metrics[name] = round(measure([p[0] for p in pairs], [p[1] for p in pairs]), 4)
+    pairs = [(e.expected, s) for e, s in zip(examples, said, strict=True) if e.task == "recommend"]
+    if pairs:
+        ranking = ranking_metrics([p[0] for p in pairs], [p[1] for p in pairs])
+        metrics |= {name: round(value, 4) for name, value in ranking.items()}
     boxes = [(from_text(e.expected), from_text(s)) for e, s in zip(examples, said, strict=True) if e.task == "detect"]
     if boxes:
         found = mean_average_precision([b[0] for b in boxes], [b[1] for b in boxes])

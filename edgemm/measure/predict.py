@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgemm.decoding.options import AS_TRAINED, Generation
 from edgemm.errors import EdgemmError, InputError, TaskUnavailable
 from edgemm.processing.audio import load_audio
 from edgemm.processing.image import to_rgb
@@ -21,6 +22,7 @@ TASKS_OF = {
     "audio": ("transcribe",),
     "video": ("classify", "detect", "transcribe", "answer"),
 }
+WRITES = ("transcribe", "caption", "answer")
 SAMPLE_EVERY_S = 1.0
 ANSWER_FRAMES = 4
 
@@ -64,15 +66,20 @@ def predict(
     question: str | None = None,
     top: int = 5,
     score_min: float = 0.5,
+    generation: Generation = AS_TRAINED,
 ) -> Prediction:
     """Everything that `model` can say about a picture, a sound or a video, or `task` alone.
 
-    A video gives the transcript of its sound and the labels and objects of one frame a second. Raises
-    SourceError for a file that cannot be read, TaskUnavailable where the model or the kind of file
-    does not fit the task.
+    `generation` is for captions and answers, and for transcripts where nothing else is written. A video gives the
+    transcript of its sound and the labels and objects of one frame a second. Raises SourceError for a file that cannot
+    be read, TaskUnavailable where the model or the kind of file does not fit the task, InputError where `generation`
+    is for a task that is not done.
     """
     kind = sniff(path)
     tasks = _tasks(model, kind, task, question, path)
+    writes = [name for name in tasks if name in WRITES]
+    if generation.given and not writes:
+        raise InputError(f"{', '.join(tasks)} takes no {', '.join(generation.given)}", hint="leave it out")
     done: dict[str, Any] = {}
     frames = _frames(path, kind) if {"classify", "detect", "answer", "caption"} & set(tasks) else []
     if "classify" in tasks:
@@ -80,13 +87,14 @@ def predict(
     if "detect" in tasks:
         done["detections"] = tuple(_objects(model, image, t_s, score_min) for image, t_s in frames)
     if "transcribe" in tasks:
-        done["transcript"] = _transcript(model, path, required=kind == "audio" or task is not None)
+        heard = generation if writes == ["transcribe"] else AS_TRAINED
+        done["transcript"] = _transcript(model, path, required=kind == "audio" or task is not None, how=heard)
     if "caption" in tasks:
-        done["caption"] = model.caption(frames[0][0])
+        done["caption"] = model.caption(frames[0][0], generation=generation)
     if "answer" in tasks:
         step = max(1, len(frames) // ANSWER_FRAMES)
         asked = [image for image, _ in frames[::step]][:ANSWER_FRAMES]
-        done["answer"] = model.answer(asked, question or "")
+        done["answer"] = model.answer(asked, question or "", generation=generation)
     return Prediction(file=str(path), kind=kind, **done)
 
 
@@ -133,7 +141,7 @@ def _objects(model: Model, image: Any, t_s: float, score_min: float) -> ObjectsA
     return ObjectsAt(round(t_s, 3), found.objects, found.model_ms)
 
 
-def _transcript(model: Model, path: Path, *, required: bool) -> Transcript | None:
+def _transcript(model: Model, path: Path, *, required: bool, how: Generation) -> Transcript | None:
     """A video without sound has no transcript, which is an error only where it was asked for."""
     try:
         samples, rate_hz = load_audio(path)
@@ -141,4 +149,4 @@ def _transcript(model: Model, path: Path, *, required: bool) -> Transcript | Non
         if required:
             raise
         return None
-    return model.transcribe(samples, sample_rate_hz=rate_hz)
+    return model.transcribe(samples, sample_rate_hz=rate_hz, generation=how)

@@ -9,26 +9,26 @@ row (Florence-2).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.bundle.spec import GenerationSpec
-from edgemm.decoding.generate import Generated, GenerationOptions, generate
+from edgemm.decoding.generate import Generated
 from edgemm.decoding.language import Language
-from edgemm.decoding.rules import LogitsRule
+from edgemm.decoding.options import AS_TRAINED, Generation
 from edgemm.errors import BundleError, ContextFull, InputError
 from edgemm.processing.image import preprocess, to_rgb
-from edgemm.processing.text import Tokenizer
-from edgemm.results import Answer, Caption
+from edgemm.processing.regions import bare, regions, task_of, task_prompt
+from edgemm.results import Answer, Caption, DetectedObject, Detections, Region
 from edgemm.runtimes.base import Value, as_numpy
 from edgemm.tasks.graphs import Graphs
+from edgemm.tasks.saying import OnText, Writer
 
 Picture = NDArray[np.uint8]
-OnText = Callable[[str], None] | None
+_CROSS, _IMAGE_CROSS = "cross.", "image_cross."
+CAPTION_TASK, DETECT_TASK = "<CAPTION>", "<OD>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +51,13 @@ class Captioner:
             raise BundleError(f"{entry.name} lacks its start or end token", hint="export it again")
         self._graphs = graphs
         self._image, self._tokens, self._start = image, tokens, tokens.decoder_start
-        self._generation: GenerationSpec = entry.generation
-        self.tokenizer = Tokenizer(graphs.bundle.file(text.tokenizer), text)
+        self._regions = entry.processing.regions
+        self.writer = Writer(graphs)
+        self.tokenizer = self.writer.tokenizer
 
-    def __call__(self, frames: Any, question: str, *, max_new_tokens: int = 64, on_text: OnText = None) -> Answer:
+    def __call__(
+        self, frames: Any, question: str, *, generation: Generation = AS_TRAINED, on_text: OnText = None
+    ) -> Answer:
         """Answer a question about one picture. Raises InputError for another number of pictures."""
         if not question.strip():
             raise InputError("the question is empty")
@@ -63,25 +66,40 @@ class Captioner:
             raise InputError(f"{self._graphs.entry.name} answers about one picture, not {len(images)}")
         start = time.perf_counter()
         picture = to_rgb(images[0])
-        out = self._say(self._hear(picture, question), max_new_tokens, on_text)
+        out = self._say(self._hear(picture, question), generation, on_text)
         return Answer(
-            text=self.tokenizer.decode(out.tokens).strip(),
+            text=self._text(out, generation),
             tokens=tuple(out.tokens),
             confidence=out.confidence,
             ttft_ms=(out.first_token_s - start) * 1e3,
             model_ms=(time.perf_counter() - start) * 1e3,
+            regions=self._places(out, question, picture),
         )
 
-    def caption(self, image: Any, *, prompt: str = "", max_new_tokens: int = 64) -> Caption:
+    def caption(self, image: Any, *, prompt: str = "", generation: Generation = AS_TRAINED) -> Caption:
         """Describe one picture, in words that go on from `prompt`."""
         start = time.perf_counter()
-        out = self._say(self._hear(to_rgb(image), prompt), max_new_tokens, None)
-        text = self.tokenizer.decode(out.tokens).strip()
-        return Caption(text, tuple(out.tokens), out.confidence, (time.perf_counter() - start) * 1e3)
+        asked = prompt or (CAPTION_TASK if self._regions is not None else "")
+        out = self._say(self._hear(to_rgb(image), asked), generation)
+        return Caption(
+            self._text(out, generation), tuple(out.tokens), out.confidence, (time.perf_counter() - start) * 1e3
+        )
 
     def warm_up(self) -> None:
         """Load the graphs and run them once."""
-        self._say(self._hear(np.zeros((32, 32, 3), np.uint8), "?"), 2, None)
+        self._say(self._hear(np.zeros((32, 32, 3), np.uint8), "?"), Generation(max_new_tokens=2))
+
+    def _text(self, out: Generated, generation: Generation) -> str:
+        """The words; where a model names places, with the places written out."""
+        text = self.writer.text(out, generation, specials=self._regions is not None)
+        return text if self._regions is None else bare(text).strip()
+
+    def _places(self, out: Generated, question: str, picture: Picture) -> tuple[Region, ...]:
+        if self._regions is None:
+            return ()
+        size = (picture.shape[1], picture.shape[0])
+        marked = self.tokenizer.decode(out.tokens, skip_specials=False)
+        return regions(marked, task_of(question), size, self._regions)
 
     def prefill(self, image: Any, text: str = "") -> tuple[Language, NDArray[Any]]:
         """The decoder after its prompt, and the logits [V] of what comes next."""
@@ -113,7 +131,9 @@ class Captioner:
         return {"input_ids": ids, **_named(seen, _IMAGE_CROSS)}
 
     def _task_prompt(self, seen: dict[str, Value], text: str) -> dict[str, Value]:
-        ids = np.array([self.tokenizer.encode(text)], np.int64)
+        begin = [] if self._tokens.bos is None else [self._tokens.bos]
+        words = self.tokenizer.encode(task_prompt(text), specials=False)
+        ids = np.array([[*begin, *words, self._tokens.eos[0]]], np.int64)
         features = as_numpy(seen["image_features"])[None]
         return {"inputs_embeds": np.concatenate([features, self._graphs.embed()(ids)], axis=1)}
 
@@ -130,41 +150,21 @@ class Captioner:
         outputs = session.run({**feeds, "attention_mask": mask}, keep=keep)
         return {**_named(outputs, _CROSS), "cross_mask": mask}
 
-    def _say(self, heard: Heard, max_new_tokens: int, on_text: OnText) -> Generated:
-        language, logits = self._prefill(heard)
-        stream = self.tokenizer.stream()
-
-        def tell(piece: str) -> None:
-            if on_text is not None and piece:
-                on_text(piece)
-
-        spec = self._generation
-        options = GenerationOptions(
-            max_new_tokens,
-            self._tokens.eos,
-            suppress=spec.suppress_tokens,
-            begin_suppress=spec.begin_suppress_tokens,
-            no_repeat_ngram=spec.no_repeat_ngram_size,
-            prompt=tuple(heard.prompt),
-            rules=(_begin_with(spec.forced_ids),) if spec.forced_ids else (),
-            on_token=lambda token: tell(stream.push(token)),
-        )
-        out = generate(language, logits, options)
-        tell(stream.finish())
-        return out
+    def _say(self, heard: Heard, generation: Generation, on_text: OnText = None) -> Generated:
+        return self.writer.say(*self._prefill(heard), generation, heard.prompt, on_text=on_text)
 
 
-_CROSS, _IMAGE_CROSS = "cross.", "image_cross."
+class RegionDetector(Captioner):
+    """detect, for models that write the objects of a picture down. All share the score of the whole text."""
+
+    def __call__(self, image: Any, *, score_min: float = 0.0) -> Detections:  # type: ignore[override]
+        """The objects of one picture, in the order that the model names them."""
+        start = time.perf_counter()
+        said = super().__call__(image, DETECT_TASK)
+        named = [DetectedObject(r.label, said.confidence, r.box_px) for r in said.regions]
+        objects = tuple(named) if said.confidence >= score_min else ()
+        return Detections(objects, (time.perf_counter() - start) * 1e3)
 
 
 def _named(values: dict[str, Value], prefix: str) -> dict[str, Value]:
     return {k: v for k, v in values.items() if k.startswith(prefix)}
-
-
-def _begin_with(ids: Sequence[int]) -> LogitsRule:
-    def rule(tokens: list[int], scores: NDArray[Any]) -> None:
-        if len(tokens) < len(ids):
-            scores[:] = -np.inf
-            scores[ids[len(tokens)]] = 0.0
-
-    return rule

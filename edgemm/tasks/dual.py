@@ -1,6 +1,6 @@
 """embed, retrieve and recommend: pictures, texts and sounds in one space, for encoders trained on pairs.
 
-CLIP, SigLIP and CLAP have two towers; a tower alone (DINOv2) embeds and ranks its own kind.
+CLIP, SigLIP and CLAP have two towers; a tower alone (DINOv2, BERT) embeds and ranks its own kind.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class DualEncoder:
     def reads(self) -> bool:
         """Whether it embeds texts."""
         return self._tokenizer is not None
+
+    @property
+    def sees_or_hears(self) -> bool:
+        """Whether it embeds pictures or sounds."""
+        return self._processing.image is not None or self._processing.audio is not None
 
     def embed(
         self, image: Any = None, *, text: str | None = None, audio: Any = None, sample_rate_hz: int = 16_000

@@ -16,8 +16,12 @@ TASKS: dict[str, dict[str, str]] = {
     "embed": {"dual": "dual:DualEncoder"},
     "retrieve": {"dual": "dual:DualEncoder"},
     "recommend": {"dual": "dual:DualEncoder"},
-    "detect": {"softmax": "detect:SoftmaxDetector", "sigmoid": "detect:SigmoidDetector"},
-    "transcribe": {"encoder_decoder": "transcribe:Transcriber"},
+    "detect": {
+        "softmax": "detect:SoftmaxDetector",
+        "sigmoid": "detect:SigmoidDetector",
+        "encoder_decoder": "captioner:RegionDetector",
+    },
+    "transcribe": {"encoder_decoder": "transcribe:Transcriber", "ctc": "transcribe_ctc:CtcTranscriber"},
     "answer": {"chat": "answer:Answerer", "encoder_decoder": "captioner:Captioner"},
     "caption": {"chat": "answer:Answerer", "encoder_decoder": "captioner:Captioner"},
 }

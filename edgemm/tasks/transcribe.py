@@ -5,26 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgemm.bundle.spec import GenerationSpec, LogMelSpec, RawAudioSpec, TokensSpec
-from edgemm.decoding.generate import Generated, GenerationOptions, generate
+from edgemm.decoding.generate import Generated, generate
 from edgemm.decoding.language import Language
+from edgemm.decoding.options import AS_TRAINED, Generation
 from edgemm.decoding.rules import LogitsRule
 from edgemm.decoding.whisper import Span, prompt_ids, split_window, timestamp_rule
 from edgemm.errors import BundleError, InputError
 from edgemm.processing.audio import to_mono_16k
 from edgemm.processing.features import log_mel, raw
-from edgemm.processing.text import Tokenizer
 from edgemm.results import Segment, Transcript
 from edgemm.runtimes.base import Value, as_numpy
 from edgemm.tasks.graphs import Graphs
+from edgemm.tasks.saying import Writer
 
 Samples = NDArray[np.float32]
+OPTIONS = ("max_new_tokens", "beams", "length_penalty", "repetition_penalty", "no_repeat_ngram")
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,25 @@ class Transcriber:
         self._tokens: TokensSpec = entry.tokens
         self._start: int = entry.tokens.decoder_start
         self._generation: GenerationSpec = entry.generation
-        self.tokenizer = Tokenizer(graphs.bundle.file(text.tokenizer), text)
+        self._writer = Writer(graphs)
+        self._asked = AS_TRAINED
+        self.tokenizer = self._writer.tokenizer
 
-    def __call__(self, samples: Any, *, sample_rate_hz: int = 16_000, language: str | None = None) -> Transcript:
+    def __call__(
+        self,
+        samples: Any,
+        *,
+        sample_rate_hz: int = 16_000,
+        language: str | None = None,
+        generation: Generation = AS_TRAINED,
+    ) -> Transcript:
         """Transcribe sound of any length; longer sound than the model's window is read in windows.
 
-        `language` is a code that the checkpoint knows; None lets a multilingual model decide.
+        `language` is a code that the checkpoint knows; None lets a multilingual model decide. Of `generation` the
+        fields in `OPTIONS` count, `max_new_tokens` for each window; InputError for others.
         """
         start = time.perf_counter()
+        self._asked = for_speech(generation)
         mono = to_mono_16k(samples, sample_rate_hz, self._spec.sample_rate_hz)
         hear = self._raw if isinstance(self._spec, RawAudioSpec) else self._mel
         parts, said = hear(mono, language)
@@ -103,13 +116,9 @@ class Transcriber:
     ) -> Generated:
         decoder, embed = self._graphs.decoder(), self._graphs.embed()
         logits = decoder.prefill(embed(np.array([prompt])), cross=cross)[0, -1]
-        options = GenerationOptions(
-            max_new_tokens=max_new_tokens,
-            eos=self._tokens.eos,
-            suppress=self._generation.suppress_tokens,
-            begin_suppress=self._generation.begin_suppress_tokens,
-            rules=rules,
-        )
+        wanted = self._asked.max_new_tokens
+        most = max_new_tokens if wanted is None else min(wanted, max_new_tokens)
+        options = self._writer.options(replace(self._asked, max_new_tokens=most), prompt, rules=rules)
         return generate(Language(decoder, embed), logits, options)
 
     def _raw(self, samples: Samples, _: str | None) -> tuple[list[_Part], list[Generated]]:
@@ -181,6 +190,14 @@ class Transcriber:
         decoder, embed = self._graphs.decoder(), self._graphs.embed()
         logits = as_numpy(decoder.prefill(embed(np.array([[self._start]])), cross=cross))[0, -1]
         return max(known.values(), key=lambda i: float(logits[i]))
+
+
+def for_speech(generation: Generation) -> Generation:
+    """`generation`, or InputError where it asks for what a transcript cannot have."""
+    other = [name for name in generation.given if name not in OPTIONS]
+    if other:
+        raise InputError(f"a transcript takes no {', '.join(other)}", hint=f"it takes: {', '.join(OPTIONS)}")
+    return generation
 
 
 def _moved(span: Span, offset_s: float) -> _Part:

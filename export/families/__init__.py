@@ -19,9 +19,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgemm.errors import CheckpointError
+from edgemm.export import heads
 
 if TYPE_CHECKING:
     from edgemm.export.checkpoint import Checkpoint
@@ -45,12 +46,13 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class FamilyFacts:
-    """A family's literals, and the module that they stand in."""
+    """A family's literals, the module that they stand in, and the model classes that it takes from transformers."""
 
     model_type: str
     tasks: tuple[str, ...]
     needs: Mapping[str, tuple[str, ...]]
     module: str
+    classes: tuple[str, ...] = ()
 
 
 @cache
@@ -71,7 +73,10 @@ def _registered() -> dict[str, Path]:
 
 def _read(source: str, module: str) -> FamilyFacts:
     values = {}
+    classes: list[str] = []
     for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom) and node.module == "transformers":
+            classes += [alias.name for alias in node.names if heads.head_of(alias.name)]
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             if isinstance(target, ast.Name) and target.id in ("MODEL_TYPE", "TASKS", "NEEDS"):
@@ -79,7 +84,7 @@ def _read(source: str, module: str) -> FamilyFacts:
     absent = sorted({"MODEL_TYPE", "TASKS", "NEEDS"} - values.keys())
     if absent:
         raise CheckpointError(f"the family {module} has no literal {', '.join(absent)}")
-    return FamilyFacts(values["MODEL_TYPE"], values["TASKS"], values["NEEDS"], module)
+    return FamilyFacts(values["MODEL_TYPE"], values["TASKS"], values["NEEDS"], module, tuple(classes))
 
 
 def names() -> tuple[str, ...]:
@@ -87,12 +92,18 @@ def names() -> tuple[str, ...]:
     return tuple(known())
 
 
-def facts(model_type: str) -> FamilyFacts:
-    """The literals of a family; CheckpointError with the nearest names for an unknown `model_type`."""
+def facts(model_type: str, config: Mapping[str, Any] | None = None) -> FamilyFacts:
+    """The literals of a family; CheckpointError with the nearest names for an unknown `model_type`.
+
+    The error also says what a checkpoint with this `config` is for.
+    """
     if model_type not in known():
         near = difflib.get_close_matches(model_type, names(), n=3, cutoff=0.5)
+        purpose = heads.purpose(config or {})
         raise CheckpointError(
-            f"no family exports model_type {model_type!r}" + (f"; the nearest are {', '.join(near)}" if near else ""),
+            f"no family exports model_type {model_type!r}"
+            + (f" ({purpose})" if purpose else "")
+            + (f"; the nearest are {', '.join(near)}" if near else ""),
             hint="run: edgemm export --list-families; a family of your own registers by the entry point "
             f"group {ENTRY_POINTS} (CONTRIBUTING.md)",
         )
@@ -102,6 +113,18 @@ def facts(model_type: str) -> FamilyFacts:
 def find(model_type: str) -> Family:
     """The module of a `model_type`, torch and all; CheckpointError for an unknown one."""
     return cast(Family, importlib.import_module(facts(model_type).module))
+
+
+def check_head(checkpoint: Checkpoint, family: FamilyFacts) -> None:
+    """Raise CheckpointError where the checkpoint's architecture has another head than the family exports."""
+    strange = heads.strange_head(checkpoint.config, family.classes)
+    if strange:
+        raise CheckpointError(
+            f"{checkpoint.path} is a {heads.purpose(checkpoint.config)}; the family {family.model_type} exports "
+            f"{' and '.join(family.classes)}, for {', '.join(family.tasks)}",
+            hint=f"fine-tune a {family.classes[0]}, or add a family of your own by the entry point "
+            f"group {ENTRY_POINTS} (CONTRIBUTING.md)",
+        )
 
 
 def check_modalities(checkpoint: Checkpoint, family: FamilyFacts) -> None:

@@ -14,7 +14,7 @@ from edgemm.errors import CheckpointError
 from edgemm.export import dual
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Feeds, GraphPlan, Port
-from edgemm.export.loading import from_pretrained
+from edgemm.export.loading import load_pair
 from edgemm.export.model_plan import Example, ModelPlan
 from edgemm.export.plans import BATCH
 from edgemm.export.tracing import padding_bias, use_plain_attention
@@ -69,8 +69,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
             f"{checkpoint.path} fuses random crops of long sound, which gives no two equal answers",
             hint="export an unfused CLAP checkpoint",
         )
-    original = from_pretrained(ClapModel, checkpoint)
-    traced = from_pretrained(ClapModel, checkpoint)
+    original, traced = load_pair(ClapModel, checkpoint)
     use_plain_attention(traced)
     config, text = traced.config, traced.config.text_config
     spec = _mel(checkpoint, config)

@@ -12,7 +12,7 @@ from edgemm.export import dual
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Feeds
 from edgemm.export.image_spec import image_spec
-from edgemm.export.loading import from_pretrained
+from edgemm.export.loading import load_pair
 from edgemm.export.model_plan import ModelPlan
 from edgemm.export.tracing import causal_bias, use_plain_attention
 
@@ -42,8 +42,7 @@ class TextTower(nn.Module):
 
 def plan(checkpoint: Checkpoint) -> ModelPlan:
     """Two graphs: vision_encoder, text_encoder."""
-    original = from_pretrained(CLIPModel, checkpoint)
-    traced = from_pretrained(CLIPModel, checkpoint)
+    original, traced = load_pair(CLIPModel, checkpoint)
     use_plain_attention(traced)
     config = traced.config
     spec = image_spec(

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from transformers import MoonshineForConditionalGeneration
 
 from edgemm.bundle.manifest import Processing
-from edgemm.bundle.spec import GenerationSpec, RawAudioSpec, TokensSpec
+from edgemm.bundle.spec import RawAudioSpec, TokensSpec
 from edgemm.export.checkpoint import Checkpoint
+from edgemm.export.generation import generation_spec
 from edgemm.export.graph import Port
-from edgemm.export.loading import from_pretrained, token_ids
+from edgemm.export.loading import load_pair, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
 from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
 from edgemm.export.speech import audio_encoder_plan
@@ -36,8 +37,7 @@ _STRIDE_SAMPLES = 64 * 3 * 2
 
 def plan(checkpoint: Checkpoint) -> ModelPlan:
     """Three graphs: audio_encoder, decoder, embed_tokens."""
-    original = from_pretrained(MoonshineForConditionalGeneration, checkpoint)
-    traced = from_pretrained(MoonshineForConditionalGeneration, checkpoint)
+    original, traced = load_pair(MoonshineForConditionalGeneration, checkpoint)
     use_plain_attention(traced)
     config = traced.config
     encoder, decoder = traced.model.encoder, traced.model.decoder
@@ -92,8 +92,10 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         ),
         processing=Processing(audio=spec, text=text),
         tokens=tokens,
-        generation=GenerationSpec(
+        generation=generation_spec(
+            traced.generation_config,
             max_new_tokens=shape.context - 1,
+            max_length=None,
             max_positions=shape.context,
             max_tokens_per_s=_TOKENS_PER_S,
         ),

@@ -12,7 +12,7 @@ from transformers import SiglipModel
 from edgemm.export import dual
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.image_spec import image_spec
-from edgemm.export.loading import from_pretrained
+from edgemm.export.loading import load_pair
 from edgemm.export.model_plan import ModelPlan
 from edgemm.export.tracing import use_plain_attention
 
@@ -28,8 +28,7 @@ _BICUBIC = 3
 
 def plan(checkpoint: Checkpoint) -> ModelPlan:
     """Two graphs: vision_encoder, text_encoder."""
-    original = from_pretrained(SiglipModel, checkpoint)
-    traced = from_pretrained(SiglipModel, checkpoint)
+    original, traced = load_pair(SiglipModel, checkpoint)
     use_plain_attention(traced)
     config = traced.config
     text = config.text_config

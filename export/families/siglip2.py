@@ -14,7 +14,7 @@ from edgemm.export import dual
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Feeds, GraphPlan, Port, Sizes
 from edgemm.export.image_spec import naflex_spec
-from edgemm.export.loading import from_pretrained
+from edgemm.export.loading import load_pair
 from edgemm.export.model_plan import Example, ModelPlan
 from edgemm.export.plans import BATCH
 from edgemm.export.tracing import padding_bias, use_plain_attention
@@ -50,8 +50,7 @@ class NaFlexTower(nn.Module):
 
 def plan(checkpoint: Checkpoint) -> ModelPlan:
     """Two graphs: vision_encoder, text_encoder."""
-    original = from_pretrained(Siglip2Model, checkpoint)
-    traced = from_pretrained(Siglip2Model, checkpoint)
+    original, traced = load_pair(Siglip2Model, checkpoint)
     use_plain_attention(traced)
     text, vision = traced.config.text_config, traced.config.vision_config
     spec = naflex_spec(checkpoint.json("preprocessor_config.json"), vision)

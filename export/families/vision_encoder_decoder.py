@@ -19,7 +19,7 @@ from edgemm.errors import CheckpointError
 from edgemm.export.chat_vlm import image_settings
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.image_spec import image_spec
-from edgemm.export.loading import from_pretrained, token_ids
+from edgemm.export.loading import from_pretrained, shared_copy, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
 from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
 from edgemm.export.seq2seq import (
@@ -141,7 +141,8 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
             f"the decoder of {checkpoint.path} is a {kind or 'nameless model'}: expected {' or '.join(_DECODERS)}",
             hint="run: edgemm export --list-families",
         )
-    original, traced = load(checkpoint), load(checkpoint)
+    original = load(checkpoint)
+    traced = shared_copy(original)
     use_plain_attention(traced)
     settings = image_settings(checkpoint)
     image = image_spec(settings, traced.config.encoder.image_size)
@@ -163,7 +164,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     def reference(example: Example) -> Reference:
         values = torch.from_numpy(feeds(example)["vision_encoder"]["pixel_values"])
         with torch.no_grad():
-            ids = original.generate(pixel_values=values, max_new_tokens=STEPS, do_sample=False, num_beams=1)[0]
+            ids = original.generate(pixel_values=values, max_new_tokens=STEPS, do_sample=False)[0]
         return said(ids[1:].tolist(), tokens.eos)
 
     cross = layered_names("cross", half.shape.layers)

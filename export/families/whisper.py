@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from transformers import WhisperForConditionalGeneration
 
 from edgemm.bundle.manifest import Processing
-from edgemm.bundle.spec import GenerationSpec, LogMelSpec, TimestampSpec, TokensSpec
+from edgemm.bundle.spec import GenerationSpec, TimestampSpec, TokensSpec
+from edgemm.export import generation
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Port
-from edgemm.export.loading import from_pretrained, token_ids
+from edgemm.export.loading import load_pair, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
 from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
-from edgemm.export.speech import audio_encoder_plan
+from edgemm.export.speech import audio_encoder_plan, log_mel_spec
 from edgemm.export.text import tokenizer_files
 from edgemm.export.tracing import use_plain_attention
 from edgemm.export.wrappers import EncoderDecoderDecoder
@@ -33,8 +34,7 @@ _TIME_STEP_S = 0.02
 
 def plan(checkpoint: Checkpoint) -> ModelPlan:
     """Three graphs: audio_encoder, decoder, embed_tokens."""
-    original = from_pretrained(WhisperForConditionalGeneration, checkpoint)
-    traced = from_pretrained(WhisperForConditionalGeneration, checkpoint)
+    original, traced = load_pair(WhisperForConditionalGeneration, checkpoint)
     use_plain_attention(traced)
     config = traced.config
     decoder = traced.model.decoder
@@ -48,7 +48,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         cross_heads=config.decoder_attention_heads,
         cross_max=config.max_source_positions,
     )
-    spec = _log_mel(checkpoint, config)
+    spec = log_mel_spec(checkpoint, config)
     frames = 2 * config.max_source_positions
     tokens = token_ids(traced)
     sound = Port("input_features", torch.float32, ("batch", config.num_mel_bins, frames))
@@ -67,7 +67,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         # Without a task transformers leaves the task token out where it detects the language.
         task = {"task": "transcribe"} if getattr(settings, "is_multilingual", False) else {}
         with torch.no_grad():
-            ids = original.generate(input_features=values, do_sample=False, num_beams=1, **task)[0]
+            ids = original.generate(input_features=values, do_sample=False, **task)[0]
         return Reference(tokens=_said(ids.tolist(), tokens, settings.no_timestamps_token_id))
 
     projections = [(x.encoder_attn.k_proj, x.encoder_attn.v_proj) for x in decoder.layers]
@@ -98,19 +98,6 @@ def _said(ids: list[int], tokens: TokensSpec, no_timestamps: int) -> tuple[int, 
     return tuple(ids[: ends[0]] if ends else ids)
 
 
-def _log_mel(checkpoint: Checkpoint, config: Any) -> LogMelSpec:
-    extractor = checkpoint.json("preprocessor_config.json")
-    rate = int(extractor.get("sampling_rate", 16_000))
-    hop = int(extractor.get("hop_length", 160))
-    return LogMelSpec(
-        sample_rate_hz=rate,
-        n_mels=config.num_mel_bins,
-        n_fft=int(extractor.get("n_fft", 400)),
-        hop=hop,
-        chunk_s=2 * config.max_source_positions * hop / rate,
-    )
-
-
 def generation_spec(config: Any, context: int) -> GenerationSpec:
     """Whisper's generation configuration: suppressed ids, languages, tasks and time tokens."""
     no_timestamps = getattr(config, "no_timestamps_token_id", None)
@@ -124,8 +111,11 @@ def generation_spec(config: Any, context: int) -> GenerationSpec:
             no_timestamps=no_timestamps,
             max_initial=getattr(config, "max_initial_timestamp_index", None),
         )
-    return GenerationSpec(
+    return generation.generation_spec(
+        config,
+        # What a window holds is the decoder's own limit, whatever the file says.
         max_new_tokens=context,
+        max_length=None,
         max_positions=context,
         suppress_tokens=tuple(t for t in config.suppress_tokens or () if t >= 0),
         begin_suppress_tokens=tuple(config.begin_suppress_tokens or ()),

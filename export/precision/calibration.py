@@ -104,7 +104,8 @@ def synthetic_examples() -> list[Example]:
     t = np.arange(2 * RATE_HZ) / RATE_HZ
     sound = 0.3 * np.sin(2 * np.pi * 220 * t * (1 + 0.3 * np.sin(t))) * (np.sin(2 * np.pi * 3 * t) > 0)
     return [
-        Example(image=picture),
+        # A strip is few tiles for the models that cut a picture up.
+        Example(image=np.ascontiguousarray(picture[:80])),
         Example(image=np.ascontiguousarray(picture[::-1, :, ::-1])),
         Example(audio=sound.astype(np.float32)),
         Example(audio=(0.1 * rng.standard_normal(RATE_HZ)).astype(np.float32)),

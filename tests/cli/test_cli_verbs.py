@@ -172,7 +172,10 @@ def test_inspect_of_a_checkpoint(cli: Cli) -> None:
     }
     assert sum(c["parameters"] for c in document["components"]) == document["parameters"] > 30e6
     sizes = document["bytes_per_precision"]
-    assert sizes["fp32"] == 2 * sizes["fp16"] > 3 * sizes["int8"] > 0
+    # The graph of the VAD stays as it is.
+    as_is = next(c["bytes"] for c in document["components"] if c["name"] == "vad.model")
+    assert sizes["fp32"] - as_is == 2 * (sizes["fp16"] - as_is)
+    assert sizes["fp16"] > sizes["int8"] > sizes["int4"] > 0
 
 
 def test_doctor(cli: Cli) -> None:

@@ -213,8 +213,10 @@ def test_pickle_checkpoint(cli: Cli, tmp_path: Path) -> None:
     (source / "config.json").write_text('{"model_type": "whisper"}')
     (source / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
     out = tmp_path / "out"
-    for argv in (("inspect", source), ("export", source, "-o", out)):
-        assert "safe_serialization" in cli.refused(*argv)
+    assert "safe_serialization" in cli.refused("export", source, "-o", out)
+    ran = cli("inspect", source)
+    assert ran.code == 3
+    assert "--allow-pickle" in ran.errors[0]
     assert [p.name for p in tmp_path.iterdir()] == ["pickle"]
 
 
@@ -238,7 +240,7 @@ def test_modality_without_weights(cli: Cli, tmp_path: Path) -> None:
     assert "audio encoder" in line
     ran = cli("inspect", source)
     assert ran.code == 3
-    assert "audio encoder" in ran.errors[-1]
+    assert any("audio encoder" in line for line in ran.errors)
     assert [p.name for p in tmp_path.iterdir()] == ["half"]
 
 

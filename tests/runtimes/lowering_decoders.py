@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -88,7 +89,9 @@ def _written(kind: str, precision: str) -> tuple[Path, tuple[StatePort, ...]]:
     graph, model = decoder(kind), _traced(kind)
     root = place() / f"lowering-{kind}-{precision}"
     root.mkdir()
-    file, _ = GraphStore(root).write("decoder", quantize_weights(model) if precision == "int8" else model)
+    file, _ = GraphStore(root).write(
+        "decoder", quantize_weights(model) if precision == "int8" else copy.deepcopy(model)
+    )
     ports = {p.name: tuple(d if isinstance(d, int) else -1 for d in p.dims) for p in graph.inputs}
     states = tuple(StatePort(s.input, s.output, ports[s.input], s.growth_axis) for s in graph.states)
     return root / file, states

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from transformers import (
     BlipForConditionalGeneration,
     BlipForQuestionAnswering,
     BlipImageProcessorPil,
+    CLIPImageProcessorPil,
     DeiTConfig,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
     GPT2Config,
     TrOCRConfig,
     VisionEncoderDecoderConfig,
@@ -28,6 +32,19 @@ from tests.tiny.registry import Tiny
 
 LAYERS = 2
 SEES = ("vision_encoder", "decoder", "embed_tokens")
+FLORENCE_SPECIALS = [
+    "<s>", "<pad>", "</s>", "<unk>", "<image>", "<poly>", "</poly>", "<sep>", "<od>", "</od>",
+    *(f"<loc_{i}>" for i in range(1000)),
+]  # fmt: skip
+FLORENCE_RULES = {
+    "ocr": {"PATTERN": r"(.+?)" + r"<loc_(\d+)>" * 8, "AREA_THRESHOLD": 0.01},
+    "phrase_grounding": {"banned_grounding_tokens": ["it", "the picture"]},
+    "pure_text": {},
+    "description_with_bboxes": {},
+    "polygons": {},
+    "bboxes": {},
+    "description_with_bboxes_or_polygons": {},
+}
 _TOWER: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": LAYERS,
@@ -91,7 +108,7 @@ def vit_gpt2(path: Path, *, seed: int = 3) -> Path:
     return _write(path, tokenizer, (ViTConfig(**_TOWER), decoder), generation, seed)
 
 
-def blip(path: Path, *, asks: bool = False, seed: int = 4) -> Path:
+def blip(path: Path, *, asks: bool = False, seed: int = 0) -> Path:
     """BLIP for captions, or for questions: WordPiece, a start token of its own after the vocabulary."""
     tokenizer = word_piece(300, ["[DEC]", "[ENC]"])
     ids = {n: tokenizer.token_to_id(n) for n in ("[DEC]", "[SEP]", "[PAD]")}
@@ -115,16 +132,75 @@ def blip(path: Path, *, asks: bool = False, seed: int = 4) -> Path:
         vision_config=tower,
     )
     model = (BlipForQuestionAnswering if asks else BlipForConditionalGeneration)(config).eval()
-    widen(model, seed, gain=3.0, table=0.6)
+    widen(model, seed, gain=2.0, table=0.6)
     _never_pad(model, ids["[PAD]"])
+    bert = model.text_decoder.bert
     with torch.no_grad():
+        bert.embeddings.position_embeddings.weight.mul_(2.0)
         # What all positions have in common would drown the last word, and the text would be a loop.
-        for layer in model.text_decoder.bert.encoder.layer:
+        for layer in bert.encoder.layer:
             layer.attention.output.dense.weight.mul_(0.3)
-            layer.crossattention.output.dense.weight.mul_(0.3)
+            layer.crossattention.output.dense.weight.mul_(0.1)
     _save(model, path, tokenizer, {})
     edge = _TOWER["image_size"]
     BlipImageProcessorPil(size={"height": edge, "width": edge}).save_pretrained(path)
+    return path
+
+
+def florence2(path: Path, *, seed: int = 1) -> Path:
+    """Florence-2: DaViT of two stages whose windows do not divide the map, place tokens, a tied head."""
+    tokenizer = byte_level(300, FLORENCE_SPECIALS)
+    ids = {n: tokenizer.token_to_id(n) for n in FLORENCE_SPECIALS}
+    config = Florence2Config(
+        text_config={
+            "model_type": "bart",
+            "vocab_size": tokenizer.get_vocab_size(),
+            "d_model": 48,
+            "encoder_layers": LAYERS,
+            "decoder_layers": LAYERS,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "max_position_embeddings": 128,
+            "bos_token_id": ids["<s>"],
+            "pad_token_id": ids["<pad>"],
+            "eos_token_id": ids["</s>"],
+            "decoder_start_token_id": ids["</s>"],
+        },
+        vision_config={
+            "depths": (1, 1),
+            "patch_size": (7, 3),
+            "patch_stride": (4, 2),
+            "patch_padding": (3, 1),
+            "patch_prenorm": (False, True),
+            "embed_dim": (16, 32),
+            "num_heads": (2, 4),
+            "num_groups": (2, 4),
+            "window_size": 3,
+            "projection_dim": 48,
+            "max_position_embeddings": 8,
+        },
+        image_token_id=ids["<image>"],
+    )
+    model = Florence2ForConditionalGeneration(config).eval()
+    widen(model, seed, gain=3.0, table=0.6)
+    _never_pad(model, ids["<pad>"])
+    generation = {
+        "decoder_start_token_id": ids["</s>"],
+        "bos_token_id": ids["<s>"],
+        "eos_token_id": ids["</s>"],
+        "pad_token_id": ids["<pad>"],
+        "forced_bos_token_id": ids["<s>"],
+        "forced_eos_token_id": ids["</s>"],
+        "no_repeat_ngram_size": 3,
+        "num_beams": 3,
+        "early_stopping": True,
+    }
+    _save(model, path, tokenizer, generation)
+    images = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False, resample=3)
+    settings = {"image_processor": images.to_dict(), "post_processor_config": FLORENCE_RULES}
+    (path / "processor_config.json").write_text(json.dumps(settings))
     return path
 
 
@@ -165,6 +241,9 @@ def _never_pad(model: nn.Module, pad: int) -> None:
 
 
 TINY = {
+    "florence2": Tiny(florence2, ("vision_encoder", "text_encoder", "decoder", "embed_tokens")),
+    "blip": Tiny(blip, SEES),
+    "blip_vqa": Tiny(partial(blip, asks=True, seed=0), ("vision_encoder", "text_encoder", "decoder", "embed_tokens")),
     "trocr": Tiny(trocr, SEES),
     "trocr_small": Tiny(partial(trocr, sinusoidal=True), SEES),
     "vit_gpt2": Tiny(vit_gpt2, SEES),

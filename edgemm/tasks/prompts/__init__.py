@@ -16,7 +16,7 @@ from edgemm.tasks.prompts.base import Context, Message, Prompt
 
 Style = Callable[[Sequence[Message], Context], Prompt]
 
-STYLES = ("tiles",)
+STYLES = ("qwen3_vl", "qwen_audio", "qwen_vl", "tiles", "repeat", "paligemma", "anyres")
 DEFAULT = "tiles"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edgemm.bundle.spec import TilesSpec
 from edgemm.errors import BundleError
 from edgemm.processing.chat import render
-from edgemm.processing.image import preprocess_many
+from edgemm.processing.image import preprocess
 from edgemm.processing.tiles import expand_images
 from edgemm.tasks.prompts.base import Context, Media, Message, Prompt, bare, parts_of
 
@@ -19,9 +19,8 @@ def prompt(messages: Sequence[Message], context: Context) -> Prompt:
         raise BundleError("the model lacks its tiles or its image token", hint="export it again")
     images = [part["image"] for part in parts_of(messages, "image")]
     text = render(bare(messages), context.chat)
-    if not images:
-        return Prompt(context.encode(text))
-    seen = preprocess_many(images, spec)
-    text = expand_images(text, seen.rows, seen.cols, spec.image_seq_len, context.chat)
-    feeds = {"pixel_values": seen.pixel_values}
-    return Prompt(context.encode(text), (Media("vision_encoder", feeds, token),))
+    seen = [preprocess(image, spec) for image in images]
+    rows, cols = [n for one in seen for n in one.rows], [n for one in seen for n in one.cols]
+    text = expand_images(text, rows, cols, spec.image_seq_len, context.chat)
+    media = tuple(Media("vision_encoder", {"pixel_values": one.pixel_values}, token) for one in seen)
+    return Prompt(context.encode(text), media)
