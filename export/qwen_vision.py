@@ -18,21 +18,20 @@ from torch.nn import functional as F
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import PatchesSpec
 from edgemm.errors import CheckpointError
-from edgemm.export.chat_vlm import STEPS, image_settings, language_shape
+from edgemm.export.chat_vlm import Inputs, chat_reference, image_settings, language_shape
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.generation import generation_spec
 from edgemm.export.graph import Feeds, GraphPlan, Port, Sizes
 from edgemm.export.image_spec import patches_spec
 from edgemm.export.loading import load_pair, token_ids
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan
 from edgemm.export.plans import DecoderExtras, DecoderShape, decoder_plan, embed_plan
 from edgemm.export.text import chat_spec, tokenizer_files
 from edgemm.export.tracing import plain_attention, use_plain_attention
 from edgemm.export.wrappers import CausalDecoder
 from edgemm.processing.patches import grid_feeds, picture_chunks
 from edgemm.processing.text import Tokenizer
-from edgemm.tasks.prompts import make_prompt
-from edgemm.tasks.prompts.base import Context, user
+from edgemm.tasks.prompts.base import Context, Prompt
 
 _MOST_PATCHES = 65_536
 
@@ -259,7 +258,9 @@ def vision_language_plan(
         context=shape.context,
         files=files,
         feeds=feeds,
-        reference=lambda example: _said(original, example, context, spec),
+        reference=chat_reference(
+            original, context, lambda prompt, example: _originals_inputs(prompt, example, context, spec)
+        ),
     )
 
 
@@ -292,15 +293,12 @@ def check_layers(config: Any) -> None:
         )
 
 
-def _said(original: Any, example: Example, context: Context, spec: PatchesSpec) -> Reference:
-    images = [] if example.image is None else [example.image]
-    ids = torch.tensor([make_prompt([user(example.question, images)], context).ids])
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if images:
-        chunks = picture_chunks(images[0], spec)
-        inputs["pixel_values"] = torch.from_numpy(chunks.pixel_values[0])
-        inputs["image_grid_thw"] = torch.tensor([[1, chunks.rows, chunks.columns]])
-        inputs["mm_token_type_ids"] = (ids == context.tokens.image).int()
-    with torch.no_grad():
-        said = original.generate(**inputs, max_new_tokens=STEPS, do_sample=False)[0, ids.shape[1] :]
-    return Reference(tokens=tuple(i for i in said.tolist() if i not in context.tokens.eos))
+def _originals_inputs(prompt: Prompt, example: Example, context: Context, spec: PatchesSpec) -> Inputs:
+    if example.image is None:
+        return {}
+    chunks = picture_chunks(example.image, spec)
+    return {
+        "pixel_values": torch.from_numpy(chunks.pixel_values[0]),
+        "image_grid_thw": torch.tensor([[1, chunks.rows, chunks.columns]]),
+        "mm_token_type_ids": (torch.tensor([prompt.ids]) == context.tokens.image).int(),
+    }

@@ -74,11 +74,10 @@ def _problems(name: str, part: Checkpoint, family: FamilyFacts | None) -> list[s
 
 
 def _weightless(part: Checkpoint, family: FamilyFacts) -> list[str]:
+    absent = families.weightless(family, part.tensors) if part.weight_files else ()
     return [
         f"a {part.model_type} without its {modality}: no weight begins with {prefix!r} (copy the whole checkpoint)"
-        for modality, prefixes in family.needs.items()
-        for prefix in prefixes
-        if part.weight_files and not any(tensor.startswith(tuple(prefix.split("|"))) for tensor in part.tensors)
+        for modality, prefix in absent
     ]
 
 

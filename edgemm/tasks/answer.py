@@ -136,20 +136,15 @@ class Answerer:
 
         What they made before is in `known`, by what they were fed; afterwards it holds this prompt's and no more.
         """
-        made = {} if known is None else dict(known)
-        used: dict[bytes, Features] = {}
-        result = []
-        for media in prompt.media:
-            key = _digest(media.feeds)
-            used[key] = made.get(key) or self._encode(media)
-            made[key] = used[key]
-            packed = media.pack(used[key]) if media.pack else used[key][_FEATURES[media.role]]
-            deep = {k: v for k, v in used[key].items() if k.startswith(_DEEP)}
-            result.append(Seen(media.token, packed.reshape(-1, packed.shape[-1]), deep))
-        if known is not None:
-            known.clear()
-            known.update(used)
-        return result
+        if known is None:
+            return [_seen(media, self._encode(media)) for media in prompt.media]
+        keys = [_digest(media.feeds) for media in prompt.media]
+        made: dict[bytes, Features] = {}
+        for key, media in zip(keys, prompt.media, strict=True):
+            made[key] = made.get(key) or known.get(key) or self._encode(media)
+        known.clear()
+        known.update(made)
+        return [_seen(media, made[key]) for key, media in zip(keys, prompt.media, strict=True)]
 
     def embeds(
         self, prompt: Prompt, features: Sequence[Seen], first: int = 0
@@ -178,6 +173,12 @@ class Answerer:
     def _encode(self, media: Media) -> Features:
         outputs = self._graphs.session(media.role).run(media.feeds)
         return {name: as_numpy(value) for name, value in outputs.items()}
+
+
+def _seen(media: Media, made: Features) -> Seen:
+    packed = media.pack(made) if media.pack else made[_FEATURES[media.role]]
+    deep = {name: value for name, value in made.items() if name.startswith(_DEEP)}
+    return Seen(media.token, packed.reshape(-1, packed.shape[-1]), deep)
 
 
 def _digest(arrays: Arrays) -> bytes:

@@ -15,7 +15,7 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -129,12 +129,18 @@ def check_head(checkpoint: Checkpoint, family: FamilyFacts) -> None:
 
 def check_modalities(checkpoint: Checkpoint, family: FamilyFacts) -> None:
     """Raise CheckpointError where a modality of the family has no weights in the checkpoint."""
+    for modality, prefix in weightless(family, checkpoint.shapes):
+        raise CheckpointError(
+            f"{checkpoint.path} is a {family.model_type} without its {modality}: no weight begins with {prefix!r}",
+            hint="export the whole checkpoint, not one half of it",
+        )
+
+
+def weightless(family: FamilyFacts, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(modality, prefix) of what the family needs and none of the weights' `names` begins with."""
+    names = tuple(names)
     for modality, prefixes in family.needs.items():
         for prefix in prefixes:
             # Layouts differ between versions of transformers: `|` separates what each may begin with.
-            if not any(name.startswith(tuple(prefix.split("|"))) for name in checkpoint.shapes):
-                raise CheckpointError(
-                    f"{checkpoint.path} is a {family.model_type} without its {modality}: "
-                    f"no weight begins with {prefix!r}",
-                    hint="export the whole checkpoint, not one half of it",
-                )
+            if not any(name.startswith(tuple(prefix.split("|"))) for name in names):
+                yield modality, prefix

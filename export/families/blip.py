@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from transformers import BlipForConditionalGeneration, BlipForQuestionAnswering
 
@@ -22,6 +21,7 @@ from edgemm.export.graph import Feeds, Port
 from edgemm.export.image_spec import image_spec
 from edgemm.export.loading import load_pair
 from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.picture_vlm import picture_feeds
 from edgemm.export.plans import DecoderExtras, DecoderShape, decoder_plan, embed_plan
 from edgemm.export.seq2seq import (
     STEPS,
@@ -137,12 +137,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         decoder_start=config.bos_token_id,
     )
 
-    def feeds(example: Example) -> dict[str, dict[str, NDArray[Any]]]:
-        from edgemm.processing.image import preprocess
-
-        if example.image is None:
-            return {}
-        return {"vision_encoder": {"pixel_values": preprocess(example.image, image).pixel_values}}
+    feeds = picture_feeds(image)
 
     def reference(example: Example) -> Reference:
         inputs: dict[str, Any] = {"pixel_values": torch.from_numpy(feeds(example)["vision_encoder"]["pixel_values"])}

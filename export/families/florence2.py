@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from transformers import Florence2ForConditionalGeneration
 
@@ -22,6 +21,7 @@ from edgemm.export.graph import Feeds, GraphPlan, Port
 from edgemm.export.image_spec import image_spec
 from edgemm.export.loading import load_pair, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.picture_vlm import picture_feeds
 from edgemm.export.plans import DecoderExtras, DecoderShape, decoder_plan, embed_plan
 from edgemm.export.seq2seq import (
     STEPS,
@@ -94,12 +94,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     tokens = token_ids(traced, image=traced.config.image_token_id)
     generation = generation_spec(traced.generation_config, config.max_position_embeddings)
 
-    def feeds(example: Example) -> dict[str, dict[str, NDArray[Any]]]:
-        from edgemm.processing.image import preprocess
-
-        if example.image is None:
-            return {}
-        return {"vision_encoder": {"pixel_values": preprocess(example.image, image).pixel_values}}
+    feeds = picture_feeds(image)
 
     def reference(example: Example) -> Reference:
         values = torch.from_numpy(feeds(example)["vision_encoder"]["pixel_values"])

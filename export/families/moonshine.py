@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ from transformers import MoonshineForConditionalGeneration
 
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import RawAudioSpec, TokensSpec
+from edgemm.export.chat_vlm import language_shape
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.generation import generation_spec
 from edgemm.export.graph import Port
 from edgemm.export.loading import load_pair, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
-from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
+from edgemm.export.plans import decoder_plan, embed_plan
 from edgemm.export.speech import audio_encoder_plan
 from edgemm.export.text import tokenizer_files
 from edgemm.export.tracing import use_plain_attention
@@ -41,13 +43,8 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     use_plain_attention(traced)
     config = traced.config
     encoder, decoder = traced.model.encoder, traced.model.decoder
-    shape = DecoderShape(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        vocabulary=config.vocab_size,
-        context=config.max_position_embeddings,
+    shape = replace(
+        language_shape(config),
         cross_heads=config.num_key_value_heads,
         cross_max=int(_MAX_S * _RATE_HZ) // _STRIDE_SAMPLES,
     )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from transformers import VisionEncoderDecoderModel
 from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEmbedding
@@ -21,6 +20,7 @@ from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.image_spec import image_spec
 from edgemm.export.loading import from_pretrained, shared_copy, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.picture_vlm import picture_feeds
 from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
 from edgemm.export.seq2seq import (
     STEPS,
@@ -154,12 +154,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     tokens = token_ids(traced)
     generation = generation_spec(traced.generation_config, half.shape.context)
 
-    def feeds(example: Example) -> dict[str, dict[str, NDArray[Any]]]:
-        from edgemm.processing.image import preprocess
-
-        if example.image is None:
-            return {}
-        return {"vision_encoder": {"pixel_values": preprocess(example.image, image).pixel_values}}
+    feeds = picture_feeds(image)
 
     def reference(example: Example) -> Reference:
         values = torch.from_numpy(feeds(example)["vision_encoder"]["pixel_values"])
