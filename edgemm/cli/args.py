@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 BundleArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="BUNDLE", help="A bundle; without it, the embedded default."),
+    typer.Argument(metavar="BUNDLE", help="Without it ./bundle if there is one, else the embedded default."),
 ]
 RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto, or one that doctor lists.", metavar="NAME")]
 DeviceOption = Annotated[str, typer.Option("--device", help="The runtime's device: CPU, GPU, NPU.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="0 lets the runtime decide.")]
 
+_HERE = Path("bundle")
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|min|h)?\s*")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, None: 1.0}
 
@@ -62,12 +63,15 @@ def is_bundle(path: Path) -> bool:
 
 
 def open_or_default(io: Io, bundle: Path | None) -> Bundle:
-    """The bundle; the embedded default one, said so, where none was given."""
+    """The bundle; where none was given `./bundle`, else the embedded default one: which is said."""
     from edgemm.bundle.opening import open_bundle
     from edgemm.model import default_bundle_path
 
     if bundle is not None:
         return open_bundle(bundle)
+    if is_bundle(_HERE):
+        io.note(f"using ./{_HERE}")
+        return open_bundle(_HERE)
     path = default_bundle_path()
     if not Path(path).is_dir():
         raise BundleError("this edgemm carries no default bundle", hint="run: edgemm export --int8 -o bundle")
@@ -76,7 +80,7 @@ def open_or_default(io: Io, bundle: Path | None) -> Bundle:
 
 
 def load(io: Io, bundle: Path | None, *, runtime: str = "auto", device: str = "CPU", threads: int = 0) -> Model:
-    """The model of a bundle; the embedded default one, said so, where none was given."""
+    """The model of a bundle; see `open_or_default`."""
     from edgemm.model import Model
     from edgemm.runtimes.base import SessionOptions
 

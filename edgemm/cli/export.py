@@ -95,18 +95,19 @@ def _source(checkpoint: str | None, calib: list[Path]) -> tuple[Path | str, list
     own = samples()
     if own is None:
         raise CheckpointError(
-            "no checkpoint was given, and an installed edgemm does not carry its own",
-            hint="git clone edgemm's repository and run it there, or run: edgemm export CHECKPOINT",
+            "no checkpoint was given, and this is not a clone of edgemm, which has one in samples/checkpoint",
+            hint="run: edgemm export CHECKPOINT",
         )
     return own / "checkpoint", calib or [own / "clip" / "clip.mp4"]
 
 
 def samples() -> Path | None:
-    """The samples of the clone that edgemm runs from; None for an installed wheel."""
+    """The samples of the clone that edgemm runs from, or in which it is called; None elsewhere."""
     import edgemm.export
 
-    root = Path(edgemm.export.__file__).resolve().parent.parent / "samples"
-    return root if (root / "checkpoint" / "config.json").is_file() else None
+    clones = (Path(edgemm.export.__file__).resolve().parent.parent, Path.cwd())
+    found = (clone / "samples" for clone in clones if (clone / "samples" / "checkpoint" / "config.json").is_file())
+    return next(found, None)
 
 
 def _list_families(io: Io) -> None:

@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from edgemm.live.sinks.base import Sink
     from edgemm.model import Model
 
-HERE = Path("bundle")
-
-
-Bundle = Annotated[
-    Path | None,
-    typer.Argument(metavar="BUNDLE", help="Without it ./bundle if there is one, else the embedded default."),
-]
 Camera = Annotated[
     list[str] | None,
     typer.Option("--camera", help="0, /dev/video2, a file, rtsp://…, test://… Repeatable."),
@@ -58,7 +51,7 @@ AsFastAsPossible = Annotated[bool, typer.Option("--as-fast-as-possible", help="F
 
 def run(
     io: Io,
-    bundle: Bundle = None,
+    bundle: args.BundleArgument = None,
     camera: Camera = None,
     mic: Mic = None,
     task: Task = None,
@@ -102,7 +95,7 @@ def run(
     if not (options.open_cameras or options.mic not in (None, "none")):
         raise UsageError("neither a camera nor a microphone", hint="give --camera or --mic")
     sinks = [*_screen(io), *map(_recorder, record or ())]
-    model = args.load(io, bundle or _here(io), runtime=runtime, device=device, threads=threads)
+    model = args.load(io, bundle, runtime=runtime, device=device, threads=threads)
     Pipeline(model, _fitting(model, options), [*sinks, *_window(io, show)]).run()
 
 
@@ -124,13 +117,6 @@ def _fitting(model: Model, options: StreamOptions) -> StreamOptions:
                 hint=f"it knows {', '.join(known)}" if known else "it has one language: leave --language out",
             )
     return options
-
-
-def _here(io: Io) -> Path | None:
-    if not args.is_bundle(HERE):
-        return None
-    io.note(f"using ./{HERE}")
-    return HERE
 
 
 def _screen(io: Io) -> list[Sink]:

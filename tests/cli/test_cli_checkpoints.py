@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import edgemm.export
+from edgemm.cli.export import samples
 from tests.cli.cli_runner import Cli
 from tests.export.exported import checkpoint
 
@@ -74,3 +76,11 @@ def test_a_pickle_is_exported_with_its_flag_alone(cli: Cli, tmp_path: Path) -> N
     ran = cli("export", path, "-o", tmp_path / "out", "--allow-pickle", "--json")
     assert ran.code == 0, ran.err
     assert (tmp_path / "out" / "edgemm.json").is_file()
+
+
+def test_the_projects_own_checkpoint_is_found_from_inside_a_clone(monkeypatch, repository, tmp_path):
+    monkeypatch.setattr(edgemm.export, "__file__", str(tmp_path / "site" / "edgemm" / "export" / "__init__.py"))
+    monkeypatch.chdir(repository)
+    assert samples() == repository / "samples"
+    monkeypatch.chdir(tmp_path)
+    assert samples() is None
