@@ -138,6 +138,8 @@ def graphs_of(role: str, family: FamilyFacts | None) -> tuple[str, ...]:
     """The graphs that export makes of a modality; none of what several share, or of an unknown family."""
     if family is None or not family.needs or role == "shared":
         return ()
+    if role == "model" and "text encoder" in family.needs:
+        return ("text_encoder",)
     return _GRAPHS.get(role, ("model",))
 
 
