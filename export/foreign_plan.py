@@ -94,7 +94,19 @@ def _spec(made: Foreign, config: Any) -> Spec:
         return cast(AudioSpec, known[kind](made.checkpoint, config))
     size = getattr(config, "image_size", 224)
     spec: ResizeCropSpec = known[kind](settings, size[0] if isinstance(size, (list, tuple)) else size)
+    _check_size(made, spec)
     return spec
+
+
+def _check_size(made: Foreign, spec: ResizeCropSpec) -> None:
+    traced = made.graphs[0].inputs[0].dims[2:]
+    given = (spec.height_px, spec.width_px)
+    if any(isinstance(t, int) and t != g for t, g in zip(traced, given, strict=True)):
+        raise CheckpointError(
+            f"{made.graphs[0].path} takes pictures of {' × '.join(map(str, traced))} px, and preprocessor_config.json "
+            f"makes them {given[0]} × {given[1]} px",
+            hint=made.advice,
+        )
 
 
 def _adapter(made: Foreign, spec: Spec) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
