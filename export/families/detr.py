@@ -62,8 +62,11 @@ class CanvasDetr(nn.Module):
         """Position embeddings [B, H' · W', d] of a grid whose real part is where `mask` [B, H', W'] is 1."""
         embedding = self.model.position_embedding
         if hasattr(embedding, "row_embeddings"):
-            table = embedding(shape=features.shape, device=features.device, dtype=features.dtype)
-            return table.flatten(2).transpose(1, 2)
+            # From the tables: versions of transformers give what the module makes of them in different layouts.
+            height, width = features.shape[-2:]
+            columns = embedding.column_embeddings.weight[:width].expand(height, -1, -1)
+            rows = embedding.row_embeddings.weight[:height, None].expand(-1, width, -1)
+            return torch.cat([columns, rows], -1).flatten(0, 1)[None]
         # In fp32 whatever the weights are: fp16 has too few digits for the angles.
         y, x = (_angles(mask.float(), axis, embedding) for axis in (1, 2))
         return torch.cat([y, x], -1).flatten(1, 2)
