@@ -12,14 +12,15 @@ from transformers import WhisperForConditionalGeneration
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import GenerationSpec, TimestampSpec, TokensSpec
 from edgemm.export import generation
+from edgemm.errors import CheckpointError
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Port
 from edgemm.export.loading import load_pair, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
-from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
+from edgemm.export.plans import DecoderExtras, DecoderShape, decoder_plan, embed_plan
 from edgemm.export.speech import audio_encoder_plan, log_mel_spec
 from edgemm.export.text import tokenizer_files
-from edgemm.export.tracing import use_plain_attention
+from edgemm.export.tracing import Heads, use_plain_attention
 from edgemm.export.wrappers import EncoderDecoderDecoder
 
 MODEL_TYPE = "whisper"
@@ -48,6 +49,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         cross_heads=config.decoder_attention_heads,
         cross_max=config.max_source_positions,
     )
+    heads = alignment_heads(traced.generation_config, shape)
     spec = log_mel_spec(checkpoint, config)
     frames = 2 * config.max_source_positions
     tokens = token_ids(traced)
@@ -76,12 +78,16 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         tasks=TASKS,
         graphs=(
             audio_encoder_plan(traced.model.encoder, projections, shape, sound, {}, ({"batch": 2}, {"batch": 1})),
-            decoder_plan(EncoderDecoderDecoder(decoder, traced.proj_out, shape.layers), shape),
+            decoder_plan(
+                EncoderDecoderDecoder(decoder, traced.proj_out, shape.layers, heads),
+                shape,
+                DecoderExtras(alignment=len(heads)),
+            ),
             embed_plan(decoder.embed_tokens),
         ),
         processing=Processing(audio=spec, text=text),
         tokens=tokens,
-        generation=generation_spec(traced.generation_config, shape.context),
+        generation=generation_spec(traced.generation_config, config, heads),
         context=shape.context,
         files=files,
         feeds=feeds,
@@ -98,8 +104,35 @@ def _said(ids: list[int], tokens: TokensSpec, no_timestamps: int) -> tuple[int, 
     return tuple(ids[: ends[0]] if ends else ids)
 
 
-def generation_spec(config: Any, context: int) -> GenerationSpec:
-    """Whisper's generation configuration: suppressed ids, languages, tasks and time tokens."""
+def alignment_heads(config: Any, shape: DecoderShape) -> Heads:
+    """The (layer, head) pairs that listen to where a word is, of a generation configuration; () where it names none.
+
+    Raises CheckpointError for pairs that the decoder does not have.
+    """
+    named = getattr(config, "alignment_heads", None) or ()
+    try:
+        heads = tuple((int(layer), int(head)) for layer, head in named)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"generation_config.json: alignment_heads is {named!r}, expected pairs of layer and head",
+            hint="mend the file, or leave alignment_heads out: the bundle then has no times of words",
+        ) from error
+    wrong = [(a, b) for a, b in heads if not (0 <= a < shape.layers and 0 <= b < shape.cross_heads)]
+    if wrong:
+        raise CheckpointError(
+            f"generation_config.json: alignment_heads names {wrong[0]}, "
+            f"the decoder has {shape.layers} layers of {shape.cross_heads} heads",
+            hint="mend the file, or leave alignment_heads out: the bundle then has no times of words",
+        )
+    return heads
+
+
+def generation_spec(config: Any, model: Any, heads: Heads) -> GenerationSpec:
+    """Whisper's generation configuration: suppressed ids, languages, tasks, time tokens, and how words are timed.
+
+    `model` is the configuration of the model itself.
+    """
+    context = model.max_target_positions
     no_timestamps = getattr(config, "no_timestamps_token_id", None)
     multilingual = bool(getattr(config, "is_multilingual", False))
     languages = getattr(config, "lang_to_id", None) or {}
@@ -124,5 +157,6 @@ def generation_spec(config: Any, context: int) -> GenerationSpec:
         default_task="transcribe" if multilingual else None,
         timestamps=stamps,
         start_of_previous=getattr(config, "prev_sot_token_id", None),
-        alignment_heads=tuple(map(tuple, getattr(config, "alignment_heads", None) or ())),
+        alignment_heads=heads,
+        median_filter_width=model.median_filter_width,
     )
