@@ -42,7 +42,8 @@ class SessionOptions:
 
     `exact` keeps the graph's own numbers; without it a runtime may compute in reduced precision or
     quantize activations as they come, which is faster and makes runtimes differ. `int8_weights` says that
-    the graph's matrices are int8 in storage only: this runtime computes with them in floating point.
+    the graph's matrices are int8 in storage only: this runtime computes with them in floating point. Without
+    `alignment` a decoder may drop that output (see `Decoder.alignment`), which lets a runtime fuse its attention.
     """
 
     device: str = "CPU"
@@ -50,6 +51,7 @@ class SessionOptions:
     exact: bool = True
     int8_weights: bool = False
     spin: bool = False
+    alignment: bool = True
 
 
 @dataclass(frozen=True)

@@ -191,11 +191,13 @@ class OvSession:
         del self._request
 
 
-def _stateful(path: Path, states: tuple[StatePort, ...]) -> Any:
+def _stateful(path: Path, states: tuple[StatePort, ...], *, alignment: bool) -> Any:
     from openvino._offline_transformations import apply_make_stateful_transformation
 
     model = _read(path)
     require_states(states, _ports(model.inputs))
+    if not alignment and ALIGNMENT in _ports(model.outputs):
+        model.remove_result(model.output(ALIGNMENT).get_node())
     apply_make_stateful_transformation(model, {s.input: s.output for s in states})
     return model
 
@@ -316,5 +318,5 @@ def load_session(path: Path, options: SessionOptions) -> OvSession:
 
 def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> OvDecoder:
     """Compile a decoder graph with its state inside, empty."""
-    graph = _Graph(lambda: _compile(_stateful(path, states), path, options))
+    graph = _Graph(lambda: _compile(_stateful(path, states, alignment=options.alignment), path, options))
     return OvDecoder(graph, states, capacity)
