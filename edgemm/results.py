@@ -78,8 +78,8 @@ class Segment:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a transcript with its punctuation and the space before it: joined, words are the text. Times are seconds
-    from the start of the samples.
+    """A word of a transcript with its punctuation and the space before it: joined, words are the text. Times are
+    seconds from the start of the samples.
     """
 
     text: str

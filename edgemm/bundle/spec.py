@@ -428,11 +428,11 @@ class GenerationSpec(Spec):
     `max_tokens_per_s` bounds the output by the length of the sound (Moonshine), `max_positions` by
     the decoder. The forced prompt of Whisper is `decoder_start`, `languages[code]`, `tasks[name]`,
     `timestamps.no_timestamps`; an English-only checkpoint has no `languages` and no `tasks`.
-    `alignment_heads` are the (layer, head) pairs of the decoder's output `alignment` (none: it has no such output), which
-    is smoothed over `median_filter_width` positions. `forced_ids` begin every output, `forced_eos` ends one that reaches its
-    limit; `no_repeat_ngram_size` n > 0 forbids that n ids in a row are said twice. `max_length` and `min_length` count
-    the prompt too; `sampling` is absent where the checkpoint does not sample. The rest are transformers' settings of
-    the same names.
+    `alignment_heads` are the (layer, head) pairs of the decoder's output `alignment` (none: there is no such output),
+    which is smoothed over `median_filter_width` positions. `forced_ids` begin every output, `forced_eos` ends one that
+    reaches its limit; `no_repeat_ngram_size` n > 0 forbids that n ids in a row are said twice. `max_length` and
+    `min_length` count the prompt too; `sampling` is absent where the checkpoint does not sample. The rest are
+    transformers' settings of the same names.
     """
 
     max_new_tokens: Annotated[int, Field(ge=1, le=1 << 20)] = 256

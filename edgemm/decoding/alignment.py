@@ -18,8 +18,9 @@ _BLOCK = 1 << 14
 def token_times(weights: NDArray[Any], *, tokens: int, step_s: float, median_width: int) -> tuple[float, ...]:
     """Seconds at which each of `tokens` tokens ends, from the start of the sound.
 
-    `weights` [heads, fed, positions] are what the decoder attended to when each token was fed to it, cut to the positions
-    that hold sound, one every `step_s` seconds. A last token that was not fed ends where the one before it does.
+    `weights` [heads, fed, positions] are what the decoder attended to when each token was fed to it, cut to the
+    positions that hold sound, one every `step_s` seconds. A last token that was not fed ends where the one before it
+    does.
     """
     fed = weights.shape[1]
     if not fed or not weights.shape[2]:

@@ -11,8 +11,8 @@ from transformers import WhisperForConditionalGeneration
 
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import GenerationSpec, TimestampSpec, TokensSpec
-from edgemm.export import generation
 from edgemm.errors import CheckpointError
+from edgemm.export import generation
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Port
 from edgemm.export.loading import load_pair, token_ids
