@@ -67,7 +67,9 @@ class WordTimer:
         self, tokens: Sequence[int], starts_s: Sequence[float], ends_s: Sequence[float], offset_s: float
     ) -> tuple[Word, ...]:
         stamps = self._generation.timestamps
-        places = [i for i, token in enumerate(tokens) if stamps is None or token < stamps.begin]
+        texts = [i for i, token in enumerate(tokens) if stamps is None or token < stamps.begin]
+        # Of special tokens nothing is left: they are no part of a word.
+        places = [i for i in texts if self._decode([tokens[i]])]
         groups = words_of([tokens[i] for i in places], self._decode, spaced=self._spaced)
         return tuple(
             Word(
