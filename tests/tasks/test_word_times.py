@@ -105,9 +105,7 @@ def test_words_equal_the_pipelines(bundles, name, seconds, seed):
     original, extractor, tokenizer = whisper(name)
     hear = pipeline("automatic-speech-recognition", model=original, tokenizer=tokenizer, feature_extractor=extractor)
     samples = sound(seconds, seed)
-    said = hear(
-        {"raw": samples, "sampling_rate": RATE_HZ}, return_timestamps="word", generate_kwargs={"num_beams": 1}
-    )
+    said = hear({"raw": samples, "sampling_rate": RATE_HZ}, return_timestamps="word", generate_kwargs={"num_beams": 1})
     wanted = [(chunk["text"], *chunk["timestamp"]) for chunk in said["chunks"]]
     _same(bundles[name].transcribe(samples, words=True).words, wanted)
 
