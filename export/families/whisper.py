@@ -14,7 +14,7 @@ from edgemm.bundle.spec import GenerationSpec, TimestampSpec, TokensSpec
 from edgemm.errors import CheckpointError
 from edgemm.export import generation
 from edgemm.export.checkpoint import Checkpoint
-from edgemm.export.graph import Port
+from edgemm.export.graph import GraphPlan, Port
 from edgemm.export.loading import load_pair, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
 from edgemm.export.plans import DecoderExtras, DecoderShape, decoder_plan, embed_plan
@@ -38,7 +38,6 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     original, traced = load_pair(WhisperForConditionalGeneration, checkpoint)
     use_plain_attention(traced)
     config = traced.config
-    decoder = traced.model.decoder
     shape = DecoderShape(
         layers=config.decoder_layers,
         hidden=config.d_model,
@@ -72,19 +71,10 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
             ids = original.generate(input_features=values, do_sample=False, **task)[0]
         return Reference(tokens=_said(ids.tolist(), tokens, settings.no_timestamps_token_id))
 
-    projections = [(x.encoder_attn.k_proj, x.encoder_attn.v_proj) for x in decoder.layers]
     return ModelPlan(
         model_type=MODEL_TYPE,
         tasks=TASKS,
-        graphs=(
-            audio_encoder_plan(traced.model.encoder, projections, shape, sound, {}, ({"batch": 2}, {"batch": 1})),
-            decoder_plan(
-                EncoderDecoderDecoder(decoder, traced.proj_out, shape.layers, heads),
-                shape,
-                DecoderExtras(alignment=len(heads)),
-            ),
-            embed_plan(decoder.embed_tokens),
-        ),
+        graphs=_graphs(traced, shape, sound, heads),
         processing=Processing(audio=spec, text=text),
         tokens=tokens,
         generation=generation_spec(traced.generation_config, config, heads),
@@ -93,6 +83,17 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         feeds=feeds,
         reference=reference,
         takes="audio",
+    )
+
+
+def _graphs(traced: Any, shape: DecoderShape, sound: Port, heads: Heads) -> tuple[GraphPlan, ...]:
+    decoder = traced.model.decoder
+    projections = [(x.encoder_attn.k_proj, x.encoder_attn.v_proj) for x in decoder.layers]
+    wrapped = EncoderDecoderDecoder(decoder, traced.proj_out, shape.layers, heads)
+    return (
+        audio_encoder_plan(traced.model.encoder, projections, shape, sound, {}, ({"batch": 2}, {"batch": 1})),
+        decoder_plan(wrapped, shape, DecoderExtras(alignment=len(heads))),
+        embed_plan(decoder.embed_tokens),
     )
 
 
