@@ -135,17 +135,19 @@ class Model:
         *,
         sample_rate_hz: int = 16_000,
         language: str | None = None,
+        words: bool = False,
         generation: Generation | None = None,
         **options: Unpack[GenerationKeywords],
     ) -> Transcript:
         """What was said in `samples`: float32 [samples] in -1…1 (or int16, or [samples, channels]).
 
+        With `words` the transcript has `words`, each with its times; TaskUnavailable where the bundle has none.
         Generation options as for `answer`, but nothing that is drawn, stops at strings or follows a schema.
         """
         how = chosen(generation, options)
         with self._lock("transcribe"):
             result: Transcript = self._task("transcribe")(
-                samples, sample_rate_hz=sample_rate_hz, language=language, generation=how
+                samples, sample_rate_hz=sample_rate_hz, language=language, words=words, generation=how
             )
             return result
 

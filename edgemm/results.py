@@ -77,14 +77,28 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word of a transcript with its punctuation and the space before it: joined, words are the text. Times are
+    seconds from the start of the samples.
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
 class Transcript:
-    """What was said. `confidence` is the geometric mean of the tokens' probabilities."""
+    """What was said. `confidence` is the geometric mean of the tokens' probabilities; `words` are there where they were
+    asked for.
+    """
 
     text: str
     tokens: tuple[int, ...]
     confidence: float
     segments: tuple[Segment, ...]
     model_ms: float
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)

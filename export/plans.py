@@ -35,13 +35,15 @@ class DecoderExtras:
 
     `position_axes` 3 is M-RoPE's `position_ids` [3, B, S]. `biases` are additive masks [B, 1, S, P+S] that a host
     function builds, in place of `attention_mask` (families whose mask is not causal). `deepstack` is the number of
-    `deepstack.{i}` inputs [B, S, hidden]. `cross_mask` adds `cross_mask` [B, T'].
+    `deepstack.{i}` inputs [B, S, hidden]. `cross_mask` adds `cross_mask` [B, T']. `alignment` adds the output of that
+    name, [B, alignment, S, T']: the cross-attention weights of so many heads.
     """
 
     position_axes: int = 0
     biases: tuple[str, ...] = ()
     deepstack: int = 0
     cross_mask: bool = False
+    alignment: int = 0
 
 
 def embed_plan(embedding: nn.Embedding, scale: float = 1.0) -> GraphPlan:
@@ -99,6 +101,7 @@ def decoder_plan(module: nn.Module, shape: DecoderShape, extras: DecoderExtras |
         outputs=(
             Port("logits", floats, ("batch", "picks", shape.vocabulary)),
             *(Port(name, floats, kv_out) for name in present),
+            *((Port("alignment", floats, ("batch", more.alignment, "new", "source")),) if more.alignment else ()),
         ),
         ranges=_decoder_ranges(shape),
         trace=_sizes(2, 4, 3, 2, n + 2 if cross else 0),

@@ -7,8 +7,10 @@ Everything else is the original module.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,6 +18,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 ATTENTION = "edgemm"
+Heads = tuple[tuple[int, int], ...]
+"""(layer, head) pairs."""
+
+_WATCHED: ContextVar[dict[int, torch.Tensor | None] | None] = ContextVar("watched", default=None)
 
 
 def plain_attention(
@@ -45,11 +51,38 @@ def plain_attention(
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    watched = _WATCHED.get()
+    if watched is not None and id(module) in watched:
+        watched[id(module)] = weights
     return torch.matmul(weights, value).transpose(1, 2), None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
     return None
+
+
+@contextmanager
+def watching(modules: Sequence[torch.nn.Module]) -> Iterator[dict[int, torch.Tensor | None]]:
+    """The weights [B, H, S, T] with which `modules` attend inside the block, by `id(module)`.
+
+    No attribute and no hook: the exporter takes neither, and a copied module would keep the original's.
+    """
+    watched: dict[int, torch.Tensor | None] = dict.fromkeys(map(id, modules))
+    token = _WATCHED.set(watched)
+    try:
+        yield watched
+    finally:
+        _WATCHED.reset(token)
+
+
+def chosen_heads(weights: Sequence[torch.Tensor | None], heads: Heads) -> torch.Tensor:
+    """`heads` of the layers' attention weights [B, H, S, T], as [B, len(heads), S, T]."""
+    picked = []
+    for layer, pairs in itertools.groupby(heads, key=lambda pair: pair[0]):
+        found = weights[layer]
+        assert found is not None, f"layer {layer} did not attend through plain_attention"
+        picked.append(found.index_select(1, torch.tensor([head for _, head in pairs])))
+    return torch.cat(picked, dim=1)
 
 
 AttentionInterface.register(ATTENTION, plain_attention)

@@ -11,7 +11,15 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgemm.export.graph import OPSET, Feeds
-from edgemm.export.tracing import cache_of, causal_bias, encoder_decoder_cache, tensors_of
+from edgemm.export.tracing import (
+    Heads,
+    cache_of,
+    causal_bias,
+    chosen_heads,
+    encoder_decoder_cache,
+    tensors_of,
+    watching,
+)
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -85,26 +93,33 @@ class AudioEncoderWithCross(nn.Module):
 
 
 class EncoderDecoderDecoder(nn.Module):
-    """The decoder of an encoder–decoder: one graph for prefill and decode, cross K/V as inputs."""
+    """The decoder of an encoder–decoder: one graph for prefill and decode, cross K/V as inputs.
 
-    def __init__(self, decoder: nn.Module, head: nn.Module, layers: int) -> None:
+    With `alignment` the cross-attention weights of those (layer, head) pairs come last; the layers' cross-attentions
+    are then called `encoder_attn`.
+    """
+
+    def __init__(self, decoder: nn.Module, head: nn.Module, layers: int, alignment: Heads = ()) -> None:
         super().__init__()
-        self.decoder, self.head, self.layers = decoder, head, layers
+        self.decoder, self.head, self.layers, self.alignment = decoder, head, layers, alignment
 
     def forward(self, feeds: Feeds) -> Tensors:
         embeds = feeds["inputs_embeds"]
         cross = _layered(feeds, "cross", self.layers)
         cache = encoder_decoder_cache(_layered(feeds, "past_key_values", self.layers), cross)
-        states = self.decoder(
-            inputs_embeds=embeds,
-            attention_mask=causal_bias(feeds["attention_mask"], embeds.shape[1], embeds.dtype),
-            position_ids=feeds["position_ids"],
-            past_key_values=cache,
-            encoder_hidden_states=cross[0],
-            use_cache=True,
-        ).last_hidden_state
+        attentions = [layer.encoder_attn for layer in self.decoder.layers] if self.alignment else []
+        with watching(attentions) as weights:
+            states = self.decoder(
+                inputs_embeds=embeds,
+                attention_mask=causal_bias(feeds["attention_mask"], embeds.shape[1], embeds.dtype),
+                position_ids=feeds["position_ids"],
+                past_key_values=cache,
+                encoder_hidden_states=cross[0],
+                use_cache=True,
+            ).last_hidden_state
         logits = self.head(states.index_select(1, feeds["logits_indices"]))
-        return (logits, *tensors_of(cache.self_attention_cache))
+        aligned = (chosen_heads(list(weights.values()), self.alignment),) if self.alignment else ()
+        return (logits, *tensors_of(cache.self_attention_cache), *aligned)
 
 
 class CausalDecoder(nn.Module):

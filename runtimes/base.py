@@ -42,7 +42,8 @@ class SessionOptions:
 
     `exact` keeps the graph's own numbers; without it a runtime may compute in reduced precision or
     quantize activations as they come, which is faster and makes runtimes differ. `int8_weights` says that
-    the graph's matrices are int8 in storage only: this runtime computes with them in floating point.
+    the graph's matrices are int8 in storage only: this runtime computes with them in floating point. Without
+    `alignment` a decoder may drop that output (see `Decoder.alignment`), which lets a runtime fuse its attention.
     """
 
     device: str = "CPU"
@@ -50,6 +51,7 @@ class SessionOptions:
     exact: bool = True
     int8_weights: bool = False
     spin: bool = False
+    alignment: bool = True
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,15 @@ class Decoder(Protocol):
         self, embeds: Array, *, positions: Array | None = None, extras: Mapping[str, Value] | None = None
     ) -> Array:
         """Append one embedding per row, [B, 1, hidden]; return logits [B, V]."""
+        ...
+
+    def alignment(self) -> Array:
+        """Cross-attention weights of the positions that the last call appended, [B, heads, S, T'].
+
+        They are fetched from the runtime when they are asked for; `reorder` moves their rows too. Raises BundleError
+        where the graph has no such output, InputError where this decoder (a fork, say) has appended nothing since
+        its last `reset`.
+        """
         ...
 
     def truncate(self, length: int) -> None:
@@ -234,6 +245,22 @@ class StepFeeds:
     def commit(self, feeds: Mapping[str, Array], batch: int, new: int) -> None:
         """Remember the mask of a call that went through."""
         self.mask = feeds.get("attention_mask", np.ones((batch, self.length + new), np.int64))
+
+
+ALIGNMENT = "alignment"
+"""The output of decoders that `Decoder.alignment` reads."""
+
+
+def alignment_of(outputs: Mapping[str, TensorPort], last: Value | None) -> Array:
+    """The numbers of `Decoder.alignment`, `last` of a graph with `outputs`; its errors."""
+    if ALIGNMENT not in outputs:
+        raise BundleError(
+            "the decoder graph has no output alignment: it can't say when a word was said",
+            hint="export the checkpoint again; its generation_config.json needs alignment_heads",
+        )
+    if last is None:
+        raise InputError("the decoder has appended nothing yet: there is no alignment")
+    return as_numpy(last)
 
 
 def require_states(states: tuple[StatePort, ...], ports: Mapping[str, TensorPort]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgemm.errors import BundleError, InputError, RuntimeUnavailable
 from edgemm.runtimes.base import (
+    ALIGNMENT,
     Array,
     Decoder,
     SessionOptions,
@@ -21,6 +22,7 @@ from edgemm.runtimes.base import (
     StepFeeds,
     TensorPort,
     Value,
+    alignment_of,
     as_numpy,
     cast_to,
     check_feeds,
@@ -161,6 +163,7 @@ class OrtDecoder:
         self._feeds = StepFeeds(session.inputs, capacity)
         self._past: dict[str, Value] = {}
         self._cross: dict[str, Value] = {}
+        self._alignment: Value | None = None
         self.capacity = capacity
 
     @property
@@ -182,9 +185,10 @@ class OrtDecoder:
         if cross is not None:
             self._cross = {k: v for k, v in cross.items() if k in self._session.inputs}
         past = self._past or self._empty(batch)
-        kept = [s.output for s in self._states]
+        kept = [*(s.output for s in self._states), ALIGNMENT]
         values = self._session.run({**feeds, **past, **self._cross, **(extras or {})}, keep=kept)
         self._past = {s.input: values[s.output] for s in self._states}
+        self._alignment = values.get(ALIGNMENT)
         self._feeds.commit(feeds, batch, new)
         return as_numpy(values["logits"])
 
@@ -193,6 +197,9 @@ class OrtDecoder:
     ) -> Array:
         logits: Array = self.prefill(embeds, positions=positions, extras=extras)[:, -1]
         return logits
+
+    def alignment(self) -> Array:
+        return alignment_of(self._session.outputs, self._alignment)
 
     def _empty(self, batch: int) -> dict[str, Value]:
         empty: dict[str, Value] = {}
@@ -228,13 +235,15 @@ class OrtDecoder:
 
     def reorder(self, beam_idx: Array) -> None:
         self._past = {k: as_numpy(v).take(beam_idx, axis=0) for k, v in self._past.items()}
+        if self._alignment is not None:
+            self._alignment = as_numpy(self._alignment).take(beam_idx, axis=0)
         self._feeds.mask = self._feeds.mask[beam_idx]
 
     def cancel(self) -> None:
         self._session.cancel()
 
     def reset(self) -> None:
-        self._past, self._cross = {}, {}
+        self._past, self._cross, self._alignment = {}, {}, None
         self._feeds.mask = np.zeros((1, 0), np.int64)
 
     def close(self) -> None:

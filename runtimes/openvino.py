@@ -14,12 +14,14 @@ import numpy as np
 
 from edgemm.errors import BundleError, InputError, missing_extra
 from edgemm.runtimes.base import (
+    ALIGNMENT,
     Array,
     SessionOptions,
     StatePort,
     StepFeeds,
     TensorPort,
     Value,
+    alignment_of,
     as_numpy,
     cast_to,
     check_feeds,
@@ -189,11 +191,13 @@ class OvSession:
         del self._request
 
 
-def _stateful(path: Path, states: tuple[StatePort, ...]) -> Any:
+def _stateful(path: Path, states: tuple[StatePort, ...], *, alignment: bool) -> Any:
     from openvino._offline_transformations import apply_make_stateful_transformation
 
     model = _read(path)
     require_states(states, _ports(model.inputs))
+    if not alignment and ALIGNMENT in _ports(model.outputs):
+        model.remove_result(model.output(ALIGNMENT).get_node())
     apply_make_stateful_transformation(model, {s.input: s.output for s in states})
     return model
 
@@ -207,6 +211,8 @@ class OvDecoder:
         self._by_name = {s.input + s.output: s for s in states}
         self._feeds = StepFeeds(self._request.inputs, capacity)
         self._cross: dict[str, Value] = {}
+        # Which row of the request's output stands where; None: it holds no call's output.
+        self._rows: Array | None = None
         self.capacity = capacity
 
     @property
@@ -235,7 +241,9 @@ class OvDecoder:
         if self.length == 0:
             self._clear(batch)
         self._request.set(given)
+        self._rows = None
         self._request.infer()
+        self._rows = np.arange(batch)
         self._feeds.commit(feeds, batch, new)
         return np.array(self._request.request.get_tensor("logits").data)
 
@@ -244,6 +252,12 @@ class OvDecoder:
     ) -> Array:
         logits: Array = self.prefill(embeds, positions=positions, extras=extras)[:, -1]
         return logits
+
+    def alignment(self) -> Array:
+        last: Array | None = None
+        if self._rows is not None and ALIGNMENT in self._request.outputs:
+            last = self._request.request.get_tensor(ALIGNMENT).data[self._rows]
+        return alignment_of(self._request.outputs, last)
 
     def _variables(self) -> list[tuple[StatePort, Any]]:
         return [(self._by_name[v.name], v) for v in self._request.request.query_state()]
@@ -278,6 +292,7 @@ class OvDecoder:
     def reorder(self, beam_idx: Array) -> None:
         for _, variable in self._variables():
             _set_state(variable, variable.state.data.take(beam_idx, axis=0))
+        self._rows = None if self._rows is None else self._rows[beam_idx]
         self._feeds.mask = self._feeds.mask[beam_idx]
 
     def cancel(self) -> None:
@@ -285,7 +300,7 @@ class OvDecoder:
 
     def reset(self) -> None:
         self._request.request.reset_state()
-        self._cross = {}
+        self._cross, self._rows = {}, None
         self._feeds.mask = np.zeros((1, 0), np.int64)
 
     def close(self) -> None:
@@ -303,5 +318,5 @@ def load_session(path: Path, options: SessionOptions) -> OvSession:
 
 def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> OvDecoder:
     """Compile a decoder graph with its state inside, empty."""
-    graph = _Graph(lambda: _compile(_stateful(path, states), path, options))
+    graph = _Graph(lambda: _compile(_stateful(path, states, alignment=options.alignment), path, options))
     return OvDecoder(graph, states, capacity)

@@ -24,6 +24,12 @@ def _inside_bundle(path: str) -> str:
     return path
 
 
+def _odd(width: int) -> int:
+    if width % 2 == 0:
+        raise ValueError(f"{width} is even, a middle needs an odd number")
+    return width
+
+
 TokenId = Annotated[int, Field(ge=0, lt=1 << 24)]
 TokenIds = Annotated[tuple[TokenId, ...], Field(max_length=4096)]
 EdgePx = Annotated[int, Field(ge=1, le=16384)]
@@ -33,6 +39,7 @@ Positive = Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)]
 Literal64 = Annotated[str, Field(min_length=1, max_length=64)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Byte, Byte, Byte]
+OddWidth = Annotated[int, Field(ge=1, le=1023), AfterValidator(_odd)]
 BundlePath = Annotated[str, Field(max_length=255), AfterValidator(_inside_bundle)]
 
 
@@ -421,10 +428,11 @@ class GenerationSpec(Spec):
     `max_tokens_per_s` bounds the output by the length of the sound (Moonshine), `max_positions` by
     the decoder. The forced prompt of Whisper is `decoder_start`, `languages[code]`, `tasks[name]`,
     `timestamps.no_timestamps`; an English-only checkpoint has no `languages` and no `tasks`.
-    `alignment_heads` are (layer, head) pairs. `forced_ids` begin every output, `forced_eos` ends one that reaches its
-    limit; `no_repeat_ngram_size` n > 0 forbids that n ids in a row are said twice. `max_length` and `min_length` count
-    the prompt too; `sampling` is absent where the checkpoint does not sample. The rest are transformers' settings of
-    the same names.
+    `alignment_heads` are the (layer, head) pairs of the decoder's output `alignment` (none: there is no such output),
+    which is smoothed over `median_filter_width` positions. `forced_ids` begin every output, `forced_eos` ends one that
+    reaches its limit; `no_repeat_ngram_size` n > 0 forbids that n ids in a row are said twice. `max_length` and
+    `min_length` count the prompt too; `sampling` is absent where the checkpoint does not sample. The rest are
+    transformers' settings of the same names.
     """
 
     max_new_tokens: Annotated[int, Field(ge=1, le=1 << 20)] = 256
@@ -455,6 +463,7 @@ class GenerationSpec(Spec):
         tuple[tuple[Annotated[int, Field(ge=0, le=1024)], Annotated[int, Field(ge=0, le=1024)]], ...],
         Field(max_length=1024),
     ] = ()
+    median_filter_width: OddWidth = 7
 
     @model_validator(mode="after")
     def _defaults_exist(self) -> Self:

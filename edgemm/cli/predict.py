@@ -30,6 +30,7 @@ def predict(
     score_min: Annotated[
         float, typer.Option("--score-min", min=0.0, max=1.0, help="Objects below are left out.")
     ] = 0.5,
+    words: Annotated[bool, typer.Option("--words", help="When each word was said (Whisper).")] = False,
     max_new_tokens: how.MaxNewTokens = None,
     temperature: how.Temperature = None,
     top_k: how.TopK = None,
@@ -53,7 +54,10 @@ def predict(
     )  # fmt: skip
     from edgemm.measure.predict import predict as look
 
-    options: Any = {"task": task, "question": question, "top": top, "score_min": score_min, "generation": generation}
+    options: Any = {
+        "task": task, "question": question, "top": top, "score_min": score_min, "words": words,
+        "generation": generation,
+    }  # fmt: skip
     with args.load(io, bundle, runtime=runtime, device=device, threads=threads) as model:
         results = []
         with io.progress() as tell:
@@ -83,6 +87,8 @@ def _show(io: Io, result: Prediction) -> None:
     if result.transcript is not None:
         for segment in result.transcript.segments:
             io.show(f"  {segment.t_start_s:6.1f} s  “{segment.text}”")
+        for word in result.transcript.words:
+            io.show(f"  {word.start_s:6.2f} – {word.end_s:.2f} s  {word.text.strip()}")
     for said in (result.caption, result.answer):
         if said is not None:
             io.show(f"  {said.text}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,14 +28,17 @@ class BeamOptions:
 
 @dataclass(frozen=True)
 class Sentence:
-    """New tokens (the end token included where there is one), their log-probabilities, and the score."""
+    """New tokens (the end token included where there is one), their log-probabilities, the score, and the row of the
+    decoder that each token continued."""
 
     tokens: tuple[int, ...] = ()
     log_probabilities: tuple[float, ...] = ()
     score: float = 0.0
+    rows: tuple[int, ...] = ()
 
-    def with_token(self, token: int, log_probability: float, score: float) -> Sentence:
-        return Sentence((*self.tokens, token), (*self.log_probabilities, log_probability), score)
+    def with_token(self, token: int, log_probability: float, score: float, row: int) -> Sentence:
+        tokens, logs = (*self.tokens, token), (*self.log_probabilities, log_probability)
+        return Sentence(tokens, logs, score, (*self.rows, row))
 
 
 def beam_search(language: Language, logits: Logits, options: BeamOptions, rules: Sequence[LogitsRule] = ()) -> Sentence:
@@ -85,7 +88,7 @@ class _Search:
         ended: list[Sentence] = []
         for rank, index in enumerate(order):
             row, token = divmod(int(index), scores.shape[1])
-            longer = self.running[row].with_token(token, float(scores[row, token]), float(flat[index]))
+            longer = self.running[row].with_token(token, float(scores[row, token]), float(flat[index]), row)
             if at_end or token in options.eos or (options.stop is not None and options.stop(longer.tokens)):
                 ended += [longer] if rank < options.beams else []
             else:
@@ -106,7 +109,7 @@ class _Search:
 
     def _mean(self, sentence: Sentence) -> Sentence:
         score = sentence.score / len(sentence.tokens) ** self.options.length_penalty
-        return Sentence(sentence.tokens, sentence.log_probabilities, score)
+        return replace(sentence, score=score)
 
     def _judge(self, running: bool) -> None:
         full = len(self.finished) == self.options.beams

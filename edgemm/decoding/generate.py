@@ -78,10 +78,14 @@ class GenerationOptions:
 
 @dataclass
 class Generated:
-    """The new ids, the end-of-sequence id left out, and how sure the model was of each."""
+    """The new ids, the end-of-sequence id left out, and how sure the model was of each.
+
+    `rows` says for each id that was fed to the decoder which row of it that was.
+    """
 
     tokens: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
     first_token_s: float = 0.0
     finished: bool = False
 
@@ -125,6 +129,7 @@ def generate(language: Language, logits: Logits, options: GenerationOptions) -> 
             break
         if len(out.tokens) < limit and decoder.length < decoder.capacity:
             logits = language.step([token])[0]
+            out.rows.append(0)
     return out
 
 
@@ -152,7 +157,8 @@ def _by_beams(language: Language, logits: Logits, options: GenerationOptions, li
         BeamOptions(options.beams, limit, options.eos, options.length_penalty, options.early_stopping, options.stop),
         options.all_rules(),
     )
-    out = Generated(first_token_s=time.perf_counter())
+    # A token stood in the row that the next one continued; the last one was not fed.
+    out = Generated(first_token_s=time.perf_counter(), rows=list(found.rows[1:]))
     for token, log_probability in zip(found.tokens, found.log_probabilities, strict=True):
         if token in options.eos:
             out.finished = True

@@ -41,14 +41,21 @@ def count_on(_past: int, _batch: int) -> Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Language:
-    """A decoder that was prefilled. `follow` is the family's rule for the positions after the prompt."""
+    """A decoder that was prefilled. `follow` is the family's rule for the positions after the prompt.
+
+    Every step's alignment [B, heads, 1, T'] is put into `heard`, where it is a list (see `Decoder.alignment`).
+    """
 
     decoder: Decoder
     embed: Embed
     follow: Follow = count_on
+    heard: list[NDArray[Any]] | None = None
 
     def step(self, tokens: Sequence[int]) -> NDArray[Any]:
         """Append one token per row; return logits [B, V] of what comes next."""
         ids = np.array(tokens, np.int64)[:, None]
         more = self.follow(self.decoder.length, len(ids))
-        return self.decoder.step(self.embed(ids), positions=more.positions, extras=more.extras)
+        logits = self.decoder.step(self.embed(ids), positions=more.positions, extras=more.extras)
+        if self.heard is not None:
+            self.heard.append(self.decoder.alignment())
+        return logits

@@ -66,20 +66,23 @@ def predict(
     question: str | None = None,
     top: int = 5,
     score_min: float = 0.5,
+    words: bool = False,
     generation: Generation = AS_TRAINED,
 ) -> Prediction:
     """Everything that `model` can say about a picture, a sound or a video, or `task` alone.
 
     `generation` is for captions and answers, and for transcripts where nothing else is written. A video gives the
-    transcript of its sound and the labels and objects of one frame a second. Raises SourceError for a file that cannot
-    be read, TaskUnavailable where the model or the kind of file does not fit the task, InputError where `generation`
-    is for a task that is not done.
+    transcript of its sound (with `words`, the times of its words too) and the labels and objects of one frame a second.
+    Raises SourceError for a file that cannot be read, TaskUnavailable where the model or the kind of file does not fit
+    the task, InputError where `generation` or `words` is for a task that is not done.
     """
     kind = sniff(path)
     tasks = _tasks(model, kind, task, question, path)
     writes = [name for name in tasks if name in WRITES]
     if generation.given and not writes:
         raise InputError(f"{', '.join(tasks)} takes no {', '.join(generation.given)}", hint="leave it out")
+    if words and "transcribe" not in tasks:
+        raise InputError(f"{', '.join(tasks)} takes no words", hint="leave --words out")
     done: dict[str, Any] = {}
     frames = _frames(path, kind) if {"classify", "detect", "answer", "caption"} & set(tasks) else []
     if "classify" in tasks:
@@ -88,7 +91,8 @@ def predict(
         done["detections"] = tuple(_objects(model, image, t_s, score_min) for image, t_s in frames)
     if "transcribe" in tasks:
         heard = generation if writes == ["transcribe"] else AS_TRAINED
-        done["transcript"] = _transcript(model, path, required=kind == "audio" or task is not None, how=heard)
+        required = kind == "audio" or task is not None
+        done["transcript"] = _transcript(model, path, required=required, words=words, how=heard)
     if "caption" in tasks:
         done["caption"] = model.caption(frames[0][0], generation=generation)
     if "answer" in tasks:
@@ -141,7 +145,7 @@ def _objects(model: Model, image: Any, t_s: float, score_min: float) -> ObjectsA
     return ObjectsAt(round(t_s, 3), found.objects, found.model_ms)
 
 
-def _transcript(model: Model, path: Path, *, required: bool, how: Generation) -> Transcript | None:
+def _transcript(model: Model, path: Path, *, required: bool, words: bool, how: Generation) -> Transcript | None:
     """A video without sound has no transcript, which is an error only where it was asked for."""
     try:
         samples, rate_hz = load_audio(path)
@@ -149,4 +153,4 @@ def _transcript(model: Model, path: Path, *, required: bool, how: Generation) ->
         if required:
             raise
         return None
-    return model.transcribe(samples, sample_rate_hz=rate_hz, generation=how)
+    return model.transcribe(samples, sample_rate_hz=rate_hz, words=words, generation=how)

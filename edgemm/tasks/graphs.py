@@ -28,6 +28,7 @@ class Graphs:
     chosen: dict[str, str] = field(default_factory=dict)
     _sessions: dict[str, Session] = field(default_factory=dict)
     _decoder: Decoder | None = None
+    _aligned: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def runtime_of(self, role: str) -> str:
@@ -45,17 +46,27 @@ class Graphs:
                 self._sessions[role] = module.load_session(path, self._options(role))
             return self._sessions[role]
 
-    def decoder(self) -> Decoder:
-        """The decoder with an empty state. One caller at a time."""
+    def decoder(self, *, alignment: bool = False) -> Decoder:
+        """The decoder with an empty state. One caller at a time.
+
+        With `alignment` it can say what it attends to, for which it is loaded anew where it was loaded without.
+        """
         with self._lock:
+            if self._decoder is not None and alignment and not self._aligned:
+                self._decoder.close()
+                self._decoder = None
             if self._decoder is None:
-                component = self._component("decoder")
-                states = tuple(map(_state_port, self.bundle.manifest.states_of(component.name)))
-                module = registry.module(self.runtime_of("decoder"))
-                path = self.bundle.file(component.file)
-                self._decoder = module.load_decoder(path, states, self.entry.context, self._options("decoder"))
+                self._decoder = self._load_decoder(alignment)
             self._decoder.reset()
             return self._decoder
+
+    def _load_decoder(self, alignment: bool) -> Decoder:
+        component, runtime = self._component("decoder"), self.runtime_of("decoder")
+        states = tuple(map(_state_port, self.bundle.manifest.states_of(component.name)))
+        self._aligned = alignment or not registry.RUNTIMES[runtime].fuses_attention
+        options = replace(self._options("decoder"), alignment=self._aligned)
+        path = self.bundle.file(component.file)
+        return registry.module(runtime).load_decoder(path, states, self.entry.context, options)
 
     def _options(self, role: str) -> SessionOptions:
         component = self._component(role)
@@ -76,6 +87,10 @@ class Graphs:
     def inputs_of(self, role: str) -> tuple[str, ...]:
         """Names of a graph's inputs, from the manifest."""
         return tuple(t.name for t in self._component(role).inputs)
+
+    def outputs_of(self, role: str) -> tuple[str, ...]:
+        """Names of a graph's outputs, from the manifest."""
+        return tuple(t.name for t in self._component(role).outputs)
 
     def dims_of(self, role: str, name: str) -> tuple[int, ...]:
         """The most that each dimension of a graph's input may be, from the manifest."""

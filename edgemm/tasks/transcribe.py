@@ -17,13 +17,15 @@ from edgemm.decoding.language import Language
 from edgemm.decoding.options import AS_TRAINED, Generation
 from edgemm.decoding.rules import LogitsRule
 from edgemm.decoding.whisper import Span, prompt_ids, split_window, timestamp_rule
+from edgemm.decoding.words import UNSPACED
 from edgemm.errors import BundleError, InputError
 from edgemm.processing.audio import to_mono_16k
 from edgemm.processing.features import log_mel, raw
-from edgemm.results import Segment, Transcript
+from edgemm.results import Segment, Transcript, Word
 from edgemm.runtimes.base import Value, as_numpy
 from edgemm.tasks.graphs import Graphs
 from edgemm.tasks.saying import Writer
+from edgemm.tasks.word_times import WordTimer, require_alignment
 
 Samples = NDArray[np.float32]
 OPTIONS = ("max_new_tokens", "beams", "length_penalty", "repetition_penalty", "no_repeat_ngram")
@@ -36,6 +38,7 @@ class _Part:
     tokens: tuple[int, ...]
     t_start_s: float
     t_end_s: float
+    words: tuple[Word, ...] = ()
 
 
 class Transcriber:
@@ -68,18 +71,24 @@ class Transcriber:
         *,
         sample_rate_hz: int = 16_000,
         language: str | None = None,
+        words: bool = False,
         generation: Generation = AS_TRAINED,
     ) -> Transcript:
         """Transcribe sound of any length; longer sound than the model's window is read in windows.
 
-        `language` is a code that the checkpoint knows; None lets a multilingual model decide. Of `generation` the
-        fields in `OPTIONS` count, `max_new_tokens` for each window; InputError for others.
+        `language` is a code that the checkpoint knows; None lets a multilingual model decide. With `words` the model is
+        asked for time tokens too, and each word gets its times; TaskUnavailable where the bundle can't. Of `generation`
+        the fields in `OPTIONS` count, `max_new_tokens` for each window; InputError for others.
         """
         start = time.perf_counter()
         self._asked = for_speech(generation)
+        if words:
+            require_alignment(self._graphs)
         mono = to_mono_16k(samples, sample_rate_hz, self._spec.sample_rate_hz)
-        hear = self._raw if isinstance(self._spec, RawAudioSpec) else self._mel
-        parts, said = hear(mono, language)
+        if isinstance(self._spec, RawAudioSpec):
+            parts, said = self._raw(mono)
+        else:
+            parts, said = self._mel(mono, language, words=words)
         segments = tuple(Segment(self._text(p.tokens), round(p.t_start_s, 3), round(p.t_end_s, 3)) for p in parts)
         logs = [x for g in said for x in g.log_probabilities]
         return Transcript(
@@ -90,6 +99,7 @@ class Transcriber:
             confidence=math.exp(sum(logs) / len(logs)) if logs else 0.0,
             segments=segments,
             model_ms=(time.perf_counter() - start) * 1e3,
+            words=tuple(w for p in parts for w in p.words),
         )
 
     def warm_up(self) -> None:
@@ -113,15 +123,16 @@ class Transcriber:
         prompt: list[int],
         max_new_tokens: int,
         rules: tuple[LogitsRule, ...] = (),
+        heard: list[NDArray[Any]] | None = None,
     ) -> Generated:
-        decoder, embed = self._graphs.decoder(), self._graphs.embed()
+        decoder, embed = self._graphs.decoder(alignment=heard is not None), self._graphs.embed()
         logits = decoder.prefill(embed(np.array([prompt])), cross=cross)[0, -1]
         wanted = self._asked.max_new_tokens
         most = max_new_tokens if wanted is None else min(wanted, max_new_tokens)
         options = self._writer.options(replace(self._asked, max_new_tokens=most), prompt, rules=rules)
-        return generate(Language(decoder, embed), logits, options)
+        return generate(Language(decoder, embed, heard=heard), logits, options)
 
-    def _raw(self, samples: Samples, _: str | None) -> tuple[list[_Part], list[Generated]]:
+    def _raw(self, samples: Samples) -> tuple[list[_Part], list[Generated]]:
         assert isinstance(self._spec, RawAudioSpec)
         rate = self._spec.sample_rate_hz
         parts, said = [], []
@@ -135,7 +146,7 @@ class Transcriber:
             said.append(out)
         return parts, said
 
-    def _mel(self, samples: Samples, language: str | None) -> tuple[list[_Part], list[Generated]]:
+    def _mel(self, samples: Samples, language: str | None, *, words: bool) -> tuple[list[_Part], list[Generated]]:
         assert isinstance(self._spec, LogMelSpec)
         spec, rate = self._spec, self._spec.sample_rate_hz
         window_frames = round(spec.chunk_s * rate / spec.hop)
@@ -145,18 +156,26 @@ class Transcriber:
         parts: list[_Part] = []
         said: list[Generated] = []
         total = features.shape[2]
+        sound = total if long else -(-len(samples) // spec.hop)
+        timer: WordTimer | None = None
         seek = 0
         while seek < total:
             window = features[:, :, seek : seek + window_frames]
             cross = self._encode({"input_features": _padded(window, window_frames)})
             if seek == 0:
                 language_id = self._language(cross, language)
-            out = self._window(cross, language_id, timestamps=long)
+                timer = self._timer(language_id) if words else None
+            heard: list[NDArray[Any]] = []
+            out = self._window(cross, language_id, timestamps=long or words, heard=heard if timer else None)
             said.append(out)
             spans, moved = self._spans(out, window.shape[2])
-            parts += [_moved(s, seek * spec.hop / rate) for s in spans]
+            offset_s = seek * spec.hop / rate
+            timed = (
+                timer.words(spans, out, heard, frames=sound - seek, offset_s=offset_s) if timer else [()] * len(spans)
+            )
+            parts += [_moved(s, offset_s, w) for s, w in zip(spans, timed, strict=True)]
             seek += moved or window.shape[2]
-        if not long:
+        if not long and not words:
             # No times were asked for: what was said was said somewhere in the sound.
             end_s = min(len(samples) / rate, spec.chunk_s)
             parts = [_Part(tuple(t for p in parts for t in p.tokens), 0.0, end_s)]
@@ -171,12 +190,24 @@ class Transcriber:
         spans, moved_s = split_window(out.tokens, stamps, frames * frame_s)
         return spans, round(moved_s / frame_s)
 
-    def _window(self, cross: dict[str, Value], language: int | None, *, timestamps: bool) -> Generated:
+    def _timer(self, language: int | None) -> WordTimer:
+        assert isinstance(self._spec, LogMelSpec)
+        spoken = {code for code, i in self._generation.languages.items() if i == language}
+        return WordTimer(self._spec, self._generation, self.tokenizer.decode, spaced=not spoken & UNSPACED)
+
+    def _window(
+        self,
+        cross: dict[str, Value],
+        language: int | None,
+        *,
+        timestamps: bool,
+        heard: list[NDArray[Any]] | None = None,
+    ) -> Generated:
         prompt = prompt_ids(self._start, self._generation, language=language, timestamps=timestamps)
         stamps = self._generation.timestamps
         rules = (timestamp_rule(stamps, self._tokens.eos[0]),) if timestamps and stamps else ()
         limit = self._generation.max_positions or self._graphs.entry.context
-        return self._say(cross, prompt, min(limit - len(prompt), self._generation.max_new_tokens), rules)
+        return self._say(cross, prompt, min(limit - len(prompt), self._generation.max_new_tokens), rules, heard)
 
     def _language(self, cross: dict[str, Value], language: str | None) -> int | None:
         known = self._generation.languages
@@ -200,8 +231,8 @@ def for_speech(generation: Generation) -> Generation:
     return generation
 
 
-def _moved(span: Span, offset_s: float) -> _Part:
-    return _Part(span.tokens, offset_s + span.t_start_s, offset_s + span.t_end_s)
+def _moved(span: Span, offset_s: float, words: tuple[Word, ...] = ()) -> _Part:
+    return _Part(span.tokens, offset_s + span.t_start_s, offset_s + span.t_end_s, words)
 
 
 def _padded(window: NDArray[np.float32], frames: int) -> NDArray[np.float32]:

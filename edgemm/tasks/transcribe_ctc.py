@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgemm.bundle.spec import CtcSpec, RawAudioSpec
 from edgemm.decoding.options import AS_TRAINED, Generation
-from edgemm.errors import BundleError, InputError
+from edgemm.errors import BundleError, InputError, TaskUnavailable
 from edgemm.processing.audio import to_mono_16k
 from edgemm.processing.features import raw
 from edgemm.processing.text import clean_up
@@ -69,13 +69,20 @@ class CtcTranscriber:
         *,
         sample_rate_hz: int = 16_000,
         language: str | None = None,
+        words: bool = False,
         generation: Generation = AS_TRAINED,
     ) -> Transcript:
         """Transcribe sound of any length; long sound is cut where it is quiet.
 
         `language` is what these models were trained on: another one can't be asked for, so it is not looked at.
-        These models generate nothing: InputError where `generation` asks for something.
+        These models generate nothing: InputError where `generation` asks for something. They don't time `words`
+        either: TaskUnavailable.
         """
+        if words:
+            raise TaskUnavailable(
+                f"{self._graphs.entry.name} can't say when a word was said: it is a CTC model",
+                hint="use a Whisper bundle, or leave words out",
+            )
         if generation.given:
             raise InputError(f"a CTC model takes no {', '.join(generation.given)}", hint="leave it out")
         start = time.perf_counter()

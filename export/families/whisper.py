@@ -11,15 +11,16 @@ from transformers import WhisperForConditionalGeneration
 
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import GenerationSpec, TimestampSpec, TokensSpec
+from edgemm.errors import CheckpointError
 from edgemm.export import generation
 from edgemm.export.checkpoint import Checkpoint
-from edgemm.export.graph import Port
+from edgemm.export.graph import GraphPlan, Port
 from edgemm.export.loading import load_pair, token_ids
 from edgemm.export.model_plan import Example, ModelPlan, Reference
-from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
+from edgemm.export.plans import DecoderExtras, DecoderShape, decoder_plan, embed_plan
 from edgemm.export.speech import audio_encoder_plan, log_mel_spec
 from edgemm.export.text import tokenizer_files
-from edgemm.export.tracing import use_plain_attention
+from edgemm.export.tracing import Heads, use_plain_attention
 from edgemm.export.wrappers import EncoderDecoderDecoder
 
 MODEL_TYPE = "whisper"
@@ -37,7 +38,6 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     original, traced = load_pair(WhisperForConditionalGeneration, checkpoint)
     use_plain_attention(traced)
     config = traced.config
-    decoder = traced.model.decoder
     shape = DecoderShape(
         layers=config.decoder_layers,
         hidden=config.d_model,
@@ -48,6 +48,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         cross_heads=config.decoder_attention_heads,
         cross_max=config.max_source_positions,
     )
+    heads = alignment_heads(traced.generation_config, shape)
     spec = log_mel_spec(checkpoint, config)
     frames = 2 * config.max_source_positions
     tokens = token_ids(traced)
@@ -70,23 +71,29 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
             ids = original.generate(input_features=values, do_sample=False, **task)[0]
         return Reference(tokens=_said(ids.tolist(), tokens, settings.no_timestamps_token_id))
 
-    projections = [(x.encoder_attn.k_proj, x.encoder_attn.v_proj) for x in decoder.layers]
     return ModelPlan(
         model_type=MODEL_TYPE,
         tasks=TASKS,
-        graphs=(
-            audio_encoder_plan(traced.model.encoder, projections, shape, sound, {}, ({"batch": 2}, {"batch": 1})),
-            decoder_plan(EncoderDecoderDecoder(decoder, traced.proj_out, shape.layers), shape),
-            embed_plan(decoder.embed_tokens),
-        ),
+        graphs=_graphs(traced, shape, sound, heads),
         processing=Processing(audio=spec, text=text),
         tokens=tokens,
-        generation=generation_spec(traced.generation_config, shape.context),
+        generation=generation_spec(traced.generation_config, config, heads),
         context=shape.context,
         files=files,
         feeds=feeds,
         reference=reference,
         takes="audio",
+    )
+
+
+def _graphs(traced: Any, shape: DecoderShape, sound: Port, heads: Heads) -> tuple[GraphPlan, ...]:
+    decoder = traced.model.decoder
+    projections = [(x.encoder_attn.k_proj, x.encoder_attn.v_proj) for x in decoder.layers]
+    wrapped = EncoderDecoderDecoder(decoder, traced.proj_out, shape.layers, heads)
+    return (
+        audio_encoder_plan(traced.model.encoder, projections, shape, sound, {}, ({"batch": 2}, {"batch": 1})),
+        decoder_plan(wrapped, shape, DecoderExtras(alignment=len(heads))),
+        embed_plan(decoder.embed_tokens),
     )
 
 
@@ -98,8 +105,35 @@ def _said(ids: list[int], tokens: TokensSpec, no_timestamps: int) -> tuple[int, 
     return tuple(ids[: ends[0]] if ends else ids)
 
 
-def generation_spec(config: Any, context: int) -> GenerationSpec:
-    """Whisper's generation configuration: suppressed ids, languages, tasks and time tokens."""
+def alignment_heads(config: Any, shape: DecoderShape) -> Heads:
+    """The (layer, head) pairs that listen to where a word is, of a generation configuration; () where it names none.
+
+    Raises CheckpointError for pairs that the decoder does not have.
+    """
+    named = getattr(config, "alignment_heads", None) or ()
+    try:
+        heads = tuple((int(layer), int(head)) for layer, head in named)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"generation_config.json: alignment_heads is {named!r}, expected pairs of layer and head",
+            hint="mend the file, or leave alignment_heads out: the bundle then has no times of words",
+        ) from error
+    wrong = [(a, b) for a, b in heads if not (0 <= a < shape.layers and 0 <= b < shape.cross_heads)]
+    if wrong:
+        raise CheckpointError(
+            f"generation_config.json: alignment_heads names {wrong[0]}, "
+            f"the decoder has {shape.layers} layers of {shape.cross_heads} heads",
+            hint="mend the file, or leave alignment_heads out: the bundle then has no times of words",
+        )
+    return heads
+
+
+def generation_spec(config: Any, model: Any, heads: Heads) -> GenerationSpec:
+    """Whisper's generation configuration: suppressed ids, languages, tasks, time tokens, and how words are timed.
+
+    `model` is the configuration of the model itself.
+    """
+    context = model.max_target_positions
     no_timestamps = getattr(config, "no_timestamps_token_id", None)
     multilingual = bool(getattr(config, "is_multilingual", False))
     languages = getattr(config, "lang_to_id", None) or {}
@@ -124,5 +158,6 @@ def generation_spec(config: Any, context: int) -> GenerationSpec:
         default_task="transcribe" if multilingual else None,
         timestamps=stamps,
         start_of_previous=getattr(config, "prev_sot_token_id", None),
-        alignment_heads=tuple(map(tuple, getattr(config, "alignment_heads", None) or ())),
+        alignment_heads=heads,
+        median_filter_width=model.median_filter_width,
     )

@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 
 from edgemm.errors import EdgemmError, InputError
-from edgemm.runtimes.base import Array, SessionOptions, StatePort, StepFeeds, Value, as_numpy, cast_to, check_feeds
+from edgemm.runtimes.base import (
+    Array,
+    SessionOptions,
+    StatePort,
+    StepFeeds,
+    Value,
+    alignment_of,
+    as_numpy,
+    cast_to,
+    check_feeds,
+)
 from edgemm.runtimes.lowering.attention import SEQLENS, TOTAL
 from edgemm.runtimes.lowering.cache import lowered_decoder
 from edgemm.runtimes.onnxruntime import OrtDecoder, OrtSession
@@ -101,6 +111,11 @@ class BoundDecoder:
     ) -> Array:
         logits: Array = self.prefill(embeds, positions=positions, extras=extras)[:, -1]
         return logits
+
+    def alignment(self) -> Array:
+        if self._portable is None:
+            return alignment_of(self._graphs.lowered.outputs, None)
+        return self._portable.alignment()
 
     def _serves(self, embeds: Array, positions: Array | None, mask: Array | None) -> bool:
         past, new = self._feeds.length, embeds.shape[1]

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, pipeline
+from transformers.models.whisper.tokenization_whisper import WhisperTokenizer
 
 from edgemm.bundle.opening import open_bundle
 from edgemm.export import families
@@ -33,6 +34,9 @@ RUNTIMES = ("onnxruntime", "openvino")
 WORDS = 200
 RATE_HZ, LONG_S, TIME_TOLERANCE_S = 16_000, 70, 0.021
 MAX_WER_LOSS_POINTS = 1.5
+TIMED = 6
+# Of the words that int8 hears as fp32 does.
+MAX_WORD_SHIFT_S, MIN_SHARE_IN_PLACE = 0.1, 0.95
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +115,60 @@ def test_real_long_speech_gives_the_originals_segments(bundles, checkpoints, spe
     assert [(s.t_start_s, s.t_end_s) for s in found.segments] == [
         pytest.approx((start, end), abs=TIME_TOLERANCE_S) for _, start, end in expected
     ]
+
+
+@pytest.fixture(scope="module")
+def timed(checkpoints, speech):
+    """The words of transformers' pipeline with their times, by model: of single clips and of all of them in a row."""
+
+    @cache
+    def ask(name):
+        path = checkpoints[name]
+        hear = pipeline(
+            "automatic-speech-recognition",
+            model=WhisperForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval(),
+            tokenizer=WhisperTokenizer.from_pretrained(path),
+            feature_extractor=WhisperFeatureExtractor.from_pretrained(path),
+        )
+        options = {"num_beams": 1} | ({} if name.endswith(".en") else {"task": "transcribe"})
+        heard = [
+            hear({"raw": samples, "sampling_rate": RATE_HZ}, return_timestamps="word", generate_kwargs=dict(options))
+            for samples in to_time(speech)
+        ]
+        return [[(chunk["text"], *chunk["timestamp"]) for chunk in one["chunks"]] for one in heard]
+
+    return ask
+
+
+def to_time(speech):
+    return [samples for samples, _ in speech[:TIMED]] + [np.concatenate([s for s, _ in speech])[: LONG_S * RATE_HZ]]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", MODELS)
+def test_real_words_have_the_originals_times(bundles, speech, timed, name, runtime):
+    with opened(bundles[name, "fp32"], runtime) as model:
+        heard = [model.transcribe(samples, words=True).words for samples in to_time(speech)]
+    for words, expected in zip(heard, timed(name), strict=True):
+        assert [w.text for w in words] == [text for text, _, _ in expected]
+        for word, (text, start, end) in zip(words, expected, strict=True):
+            assert (word.start_s, word.end_s) == pytest.approx((start, end), abs=1e-3), text
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_int8_words_stay_in_place(bundles, speech, timed, runtime):
+    with opened(bundles["tiny.en", "int8"], runtime, exact=False) as model:
+        heard = [model.transcribe(samples, words=True).words for samples in to_time(speech)]
+    shifts = [
+        abs(word.end_s - end)
+        for words, expected in zip(heard, timed("tiny.en"), strict=True)
+        if [w.text for w in words] == [text for text, _, _ in expected]
+        for word, (_, _, end) in zip(words, expected, strict=True)
+    ]
+    in_place = sum(s <= MAX_WORD_SHIFT_S for s in shifts) / len(shifts)
+    print(f"tiny.en int8 on {runtime}: {in_place:.1%} of {len(shifts)} words within {MAX_WORD_SHIFT_S} s")
+    assert len(shifts) > 20
+    assert in_place >= MIN_SHARE_IN_PLACE
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
