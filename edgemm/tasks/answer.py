@@ -176,8 +176,16 @@ class Answerer:
         return [next(waiting[i], i) if i in waiting else i for i in prompt.ids]
 
     def _encode(self, media: Media) -> Features:
-        outputs = self._graphs.session(media.role).run(media.feeds)
-        return {name: as_numpy(value) for name, value in outputs.items()}
+        session = self._graphs.session(media.role)
+        runs = [{name: as_numpy(v) for name, v in session.run(feeds).items()} for feeds in _batches(media)]
+        return runs[0] if len(runs) == 1 else {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+
+
+def _batches(media: Media) -> list[Arrays]:
+    """The feeds of each run of the encoder."""
+    rows = len(next(iter(media.feeds.values())))
+    size = media.at_once or rows
+    return [{k: v[i : i + size] for k, v in media.feeds.items()} for i in range(0, max(rows, 1), max(size, 1))]
 
 
 def _digest(arrays: Arrays) -> bytes:

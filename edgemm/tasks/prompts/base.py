@@ -25,12 +25,15 @@ class Media:
     """One call of an encoder, and the token that its features stand for, in order of appearance.
 
     `pack` makes the features [T, hidden] of the encoder's outputs where they are not its first output as it is.
+    `at_once` is how many rows of every feed and output may be encoded in one run, where rows do not depend on each
+    other; None is all of them.
     """
 
     role: str
     feeds: Arrays
     token: int
     pack: Callable[[Arrays], NDArray[Any]] | None = None
+    at_once: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,9 @@ from edgemm.processing.image import preprocess
 from edgemm.processing.tiles import expand_images
 from edgemm.tasks.prompts.base import Context, Media, Message, Prompt, bare, parts_of
 
+# One run of a picture of 17 tiles of 512 px holds 0.9 GiB of attention scores, and is no faster than five of four.
+TILES_AT_ONCE = 4
+
 
 def prompt(messages: Sequence[Message], context: Context) -> Prompt:
     """Twin of transformers' `SmolVLMProcessor` and `Idefics3Processor`."""
@@ -22,5 +25,7 @@ def prompt(messages: Sequence[Message], context: Context) -> Prompt:
     seen = [preprocess(image, spec) for image in images]
     rows, cols = [n for one in seen for n in one.rows], [n for one in seen for n in one.cols]
     text = expand_images(text, rows, cols, spec.image_seq_len, context.chat)
-    media = tuple(Media("vision_encoder", {"pixel_values": one.pixel_values}, token) for one in seen)
+    media = tuple(
+        Media("vision_encoder", {"pixel_values": one.pixel_values}, token, at_once=TILES_AT_ONCE) for one in seen
+    )
     return Prompt(context.encode(text), media)
