@@ -74,7 +74,7 @@ def _lower_only_if_needed(program: torch.export.ExportedProgram) -> Callable[[],
         used.append(table is None or not _is_low(program.graph, table))
         return lower(table, **more) if used[-1] else program
 
-    program.run_decompositions = run_decompositions  # type: ignore[method-assign]
+    program.run_decompositions = run_decompositions
     return lambda: any(used)
 
 
@@ -89,7 +89,7 @@ def _is_low(graph: torch.fx.Graph, table: Mapping[Any, Any]) -> bool:
 
 
 def _lower_cast(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
-    before, after = node.args[0].meta["val"].dtype, node.meta["val"].dtype  # type: ignore[union-attr]
+    before, after = node.args[0].meta["val"].dtype, node.meta["val"].dtype
     if before == after:
         _leave_out(graph, node)
         return
@@ -97,7 +97,7 @@ def _lower_cast(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
 
 
 def _leave_out(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
-    node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+    node.replace_all_uses_with(node.args[0])
     graph.erase_node(node)
 
 
