@@ -8,10 +8,7 @@ dimension is specialised to 0 or 1, and then checked at other sizes before anyth
 from __future__ import annotations
 
 import ast
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgemm.errors import CheckpointError
+from edgemm.export.tracer import onnx_of
 
 OPSET = 20
 IR_VERSION = 10
@@ -94,22 +92,6 @@ class GraphPlan:
         return {p.name: v.numpy() for p, v in zip(self.outputs, values, strict=True)}
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks about other people's operators off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def trace(plan: GraphPlan) -> onnx.ModelProto:
     """Trace a component at `plan.trace` and return its portable ONNX graph.
 
@@ -126,23 +108,13 @@ def trace(plan: GraphPlan) -> onnx.ModelProto:
     }
     plan.module.eval()
     try:
-        with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                plan.module,
-                kwargs={"feeds": feeds},
-                dynamo=True,
-                dynamic_shapes={"feeds": free},
-                opset_version=OPSET,
-                input_names=[p.name for p in plan.inputs],
-                output_names=[p.name for p in plan.outputs],
-                verbose=False,
-            )
+        model = onnx_of(plan.module, feeds, free, [p.name for p in plan.outputs], OPSET)
     except Exception as error:
         raise CheckpointError(
             f"{plan.role} cannot be traced: {_reason(error)}",
             hint="run again with --debug for the whole trace",
         ) from error
-    return _tidy(program.model_proto, plan)
+    return _tidy(model, plan)
 
 
 def _reason(error: BaseException) -> str:

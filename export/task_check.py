@@ -21,7 +21,7 @@ from edgemm.tasks.metrics import top1, wer
 
 _MOST = {"transcribe": 9, "classify": 24, "answer": 2, "caption": 2}
 _PROBABILITY_TOLERANCE = 1e-4
-_ENOUGH_S = 30.0
+_ENOUGH_S = 10.0
 _VALUES_TOLERANCE, _VALUES_COSINE = 1e-3, 0.9999
 _SPARE = 0.1  # share of a detector's queries that may be others below fp32
 _SURE = 0.1  # margin between the two best classes: below it, the original itself is guessing

@@ -112,7 +112,7 @@ def causal_bias(attention_mask: torch.Tensor, new: int, dtype: torch.dtype) -> t
     total = attention_mask.shape[1]
     keys = torch.arange(total)[None, :]
     queries = torch.arange(new)[:, None] + (total - new)
-    seen = (keys <= queries)[None, None] & (attention_mask[:, None, None, :] != 0)
+    seen = torch.logical_and((keys <= queries)[None, None], attention_mask[:, None, None, :] != 0)
     return torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ TOLERANCES: dict[str, Tolerance] = {
 }
 
 _SPARE = 0.1
+_ENOUGH_S = 6.0
 
 Arrays = Mapping[str, NDArray[Any]]
+_Case = tuple[Feeds, Arrays]  # inputs, and what the graph made of them
 
 
 def compare(original: Arrays, found: Arrays) -> tuple[float, float]:
@@ -106,22 +109,17 @@ def check_component(
     session = registry.module(runtime).load_session(
         path, SessionOptions(int8_weights=precision == "int8" and plan.treatment == "weight_only")
     )
+    done: list[_Case] = []
     worst, cosine = 0.0, 1.0
     try:
-        cases = [{k: torch.from_numpy(v) for k, v in r.items()} for r in real] or [
-            plan.feeds(sizes, seed) for seed, sizes in enumerate((plan.trace, *plan.checks))
-        ]
-        for feeds in cases:
-            try:
-                found = _run(session, feeds)
-            except EdgemmError as error:
-                shapes = {k: list(v.shape) for k, v in feeds.items()}
-                raise CheckFailed(f"{name} cannot run at {shapes}: {error.message}") from error
+        for feeds in _cases(plan, real):
+            found = _found(session, feeds, name)
             spare = 0.0 if precision == "fp32" else _SPARE
             difference, likeness = compare(*aligned(plan, plan.run(feeds), found, spare))
             worst, cosine = max(worst, difference), min(cosine, likeness)
+            done.append((feeds, found))
         if precision == "fp32":
-            check_alive(plan, session, name)
+            check_alive(plan, session, name, _telling(plan, done))
     finally:
         session.close()
     if worst > tolerance.max_abs or cosine < tolerance.cosine:
@@ -135,7 +133,7 @@ def check_component(
         precision=precision,
         max_abs=worst,
         cosine=cosine,
-        shapes=len(cases),
+        shapes=len(done),
     )
 
 
@@ -144,10 +142,41 @@ def _run(session: Session, feeds: Feeds) -> dict[str, NDArray[Any]]:
     return {k: as_numpy(v) for k, v in values.items()}
 
 
-def check_alive(plan: GraphPlan, session: Session, name: str) -> None:
-    """Raise CheckFailed where a floating-point input does not move any output."""
-    feeds = plan.feeds(plan.trace)
-    before = _run(session, feeds)
+def _found(session: Session, feeds: Feeds, name: str) -> dict[str, NDArray[Any]]:
+    try:
+        return _run(session, feeds)
+    except EdgemmError as error:
+        shapes = {k: list(v.shape) for k, v in feeds.items()}
+        raise CheckFailed(f"{name} cannot run at {shapes}: {error.message}") from error
+
+
+def _cases(plan: GraphPlan, real: Sequence[Arrays]) -> Iterator[Feeds]:
+    """Real inputs where they are given, else those of every check size, and the traced one last.
+
+    Drawn as they are needed: a graph so large that the other sizes took `_ENOUGH_S` is spared the traced one, which
+    says least.
+    """
+    if real:
+        yield from ({k: torch.from_numpy(v) for k, v in r.items()} for r in real)
+        return
+    start = time.perf_counter()
+    for seed, sizes in enumerate(plan.checks, start=1):
+        yield plan.feeds(sizes, seed)
+    if not plan.checks or time.perf_counter() - start < _ENOUGH_S:
+        yield plan.feeds(plan.trace)
+
+
+def _telling(plan: GraphPlan, done: Sequence[_Case]) -> _Case:
+    """The case of the traced size; where that was left out, the smallest of those without an empty input."""
+    if len(done) > len(plan.checks):
+        return done[-1]
+    whole = [case for case in done if all(v.numel() for v in case[0].values())]
+    return min(whole, key=lambda case: sum(v.numel() for v in case[0].values()))
+
+
+def check_alive(plan: GraphPlan, session: Session, name: str, case: _Case) -> None:
+    """Raise CheckFailed where a floating-point input of `case`, inputs and outputs, does not move any output."""
+    feeds, before = case
     for port in plan.inputs:
         if not port.dtype.is_floating_point:
             continue
