@@ -78,7 +78,10 @@ class PromptEncoder(nn.Module):
         bias = padding_bias(feeds["attention_mask"], embeds.dtype)
         x = self.stem(embeds, torch.arange(embeds.shape[1])[None])
         for layer in self.layers:
-            x = layer(x, attention_mask=bias)
+            # Not the layer's own forward: in fp16 it asks whether a value is infinite, which no graph can follow.
+            attended, _ = layer.self_attn(x, attention_mask=bias)
+            x = layer.self_attn_layer_norm(x + attended)
+            x = layer.final_layer_norm(x + layer.fc2(layer.activation_fn(layer.fc1(x))))
         return (x, *self.cross(x))
 
 
