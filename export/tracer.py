@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,49 +33,29 @@ def onnx_of(
     opset: int,
 ) -> onnx.ModelProto:
     """The graph of `module`, called with `feeds`; `dynamic` are the free dimensions of each of them."""
+    names = {"input_names": list(feeds), "output_names": list(outputs)}
+    how: dict[str, Any] = {"dynamo": True, "opset_version": opset, "verbose": False, **names}
+    called: dict[str, Any] = {"kwargs": {"feeds": dict(feeds)}, "dynamic_shapes": {"feeds": dict(dynamic)}}
     with _quiet(), _without_quadratic_rules(), _without_collection(), torch.no_grad():
-        program = _captured(module, feeds, dynamic)
-        lowered = _lower_only_if_needed(program)
         try:
-            return _written(program, list(feeds), outputs, opset)
-        except torch.onnx.OnnxExporterError:
-            if lowered():
-                raise
-        # An operator that no table names and ONNX lacks nevertheless: all that torch knows to do.
-        return _written(_captured(module, feeds, dynamic), list(feeds), outputs, opset)
-
-
-def _captured(
-    module: torch.nn.Module, feeds: Mapping[str, torch.Tensor], dynamic: Mapping[str, Mapping[int, Any]]
-) -> torch.export.ExportedProgram:
-    return torch.export.export(
-        module, (), kwargs={"feeds": dict(feeds)}, dynamic_shapes={"feeds": dict(dynamic)}, strict=False
-    )
-
-
-def _written(
-    program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str], opset: int
-) -> onnx.ModelProto:
-    result = torch.onnx.export(
-        program, dynamo=True, opset_version=opset, input_names=inputs, output_names=outputs, verbose=False
-    )
+            program = torch.export.export(module, (), strict=False, **called)
+            _lower_only_if_needed(program)
+            result = torch.onnx.export(program, **how)
+        except Exception:
+            # All that torch knows to do: other ways of capturing, and lowering whatever ONNX lacks.
+            result = torch.onnx.export(module, **called, **how)
     assert result is not None
     return result.model_proto
 
 
-def _lower_only_if_needed(program: torch.export.ExportedProgram) -> Callable[[], bool]:
-    """Make the exporter's call of `run_decompositions` return at once if ONNX has every operator as it is.
-
-    What is returned says afterwards whether operators were lowered.
-    """
-    lower, used = program.run_decompositions, []
+def _lower_only_if_needed(program: torch.export.ExportedProgram) -> None:
+    """Make the exporter's call of `run_decompositions` return at once if ONNX has every operator as it is."""
+    lower = program.run_decompositions
 
     def run_decompositions(table: Any = None, **more: Any) -> torch.export.ExportedProgram:
-        used.append(table is None or not _is_low(program.graph, table))
-        return lower(table, **more) if used[-1] else program
+        return program if table is not None and _is_low(program.graph, table) else lower(table, **more)
 
     program.run_decompositions = run_decompositions
-    return lambda: any(used)
 
 
 def _is_low(graph: torch.fx.Graph, table: Mapping[Any, Any]) -> bool:
