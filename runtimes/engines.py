@@ -1,0 +1,251 @@
+"""Engines: a component compiled for one kind of machine, beside the portable graph that it came from.
+
+An engine is a file `engines/<component>.<target>.<options>.engine` and a note of the same name in JSON, which is the contract:
+it says what the engine was built from, by what, for which machines. They lie in the bundle where it can be written, else
+in the user's cache. An engine is used only if it is `fresh`: whole, of this very graph, by the library that is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgemm import errors
+from edgemm.bundle.adding import adding
+from edgemm.bundle.files import cache_dir, sha256_of, storage_errors, write_atomically
+from edgemm.bundle.manifest import Component, Engine, Sha256
+from edgemm.bundle.opening import Bundle
+from edgemm.bundle.writing import write_manifest
+from edgemm.errors import BundleError, EdgemmError, StorageError
+from edgemm.runtimes.tensorrt_worker import Job, Shapes, job_text
+
+FOLDER = "engines"
+FORM = 1
+"""Raised whenever a graph is lowered in another way."""
+
+_SUFFIX = ".engine"
+# TensorRT-RTX 1.7, ten graphs up to 560 MB: the peak was below 0.8 GB and 3.3 times the weights.
+_BASE_BYTES, _PER_WEIGHT_BYTE = 800_000_000, 3.3
+# Random weights in int8: taking the activations out of int8 changes more than fp16 does.
+_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.9, "int4": 0.9}
+
+Tell = Callable[[str, float], None]
+Ranges = dict[str, list[list[int]]]
+
+
+class Note(BaseModel):
+    """What is known of one engine: the JSON beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Engine
+    graph_sha256: Sha256
+    profile: Ranges
+    cosine: float
+    peak_rss_mb: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def stem(self) -> str:
+        return f"{self.engine.component}.{self.engine.target}.{self.engine.options_sha256[:12]}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An engine on disk, and why it cannot be used (nothing if it can)."""
+
+    path: Path
+    note: Note
+    stale: str
+
+
+def profile(component: Component) -> Ranges:
+    """Least, usual and greatest shape of every input; where past and new meet, `total` is their sum in each."""
+    dims = {d.name: d for i in component.inputs for d in i.dims if d.name}
+    ranges = {name: [d.min, d.opt, d.max] for name, d in dims.items()}
+    if {"past", "new", "total"} <= ranges.keys():
+        ranges["total"] = [p + n for p, n in zip(ranges["past"], ranges["new"], strict=True)]
+    return {
+        i.name: [[ranges[d.name][k] if d.name else d.opt for d in i.dims] for k in range(3)] for i in component.inputs
+    }
+
+
+def checks(ranges: Ranges) -> list[Shapes]:
+    """The shapes at which a lowered graph is compared with the portable one: the least and the usual."""
+    return [{name: shapes[k] for name, shapes in ranges.items()} for k in (0, 1)]
+
+
+def needed_bytes(bundle: Bundle, component: Component) -> int:
+    """Memory that building an engine takes at most."""
+    weights = sum(bundle.manifest.files[file].bytes for file in (component.file, *component.weights))
+    return int(_BASE_BYTES + _PER_WEIGHT_BYTE * weights)
+
+
+def engines_of(bundle: Bundle, builder: str = "") -> Iterator[Found]:
+    """Every engine of a bundle, in the bundle and in the cache; `builder` as in `Engine.builder`."""
+    for folder in (bundle.path / FOLDER, cache_dir(FOLDER, bundle_key(bundle))):
+        for path in sorted(folder.glob("*.json")):
+            try:
+                note = Note.model_validate_json(path.read_bytes())
+            except (OSError, ValidationError):
+                continue
+            engine = path.with_suffix(_SUFFIX)
+            yield Found(engine, note, stale(engine, note, bundle, builder))
+
+
+def stale(path: Path, note: Note, bundle: Bundle, builder: str = "") -> str:
+    """Why an engine cannot be used; empty where it can. Nothing of it is loaded."""
+    components = {c.name: c for c in bundle.manifest.components}
+    component = components.get(note.engine.component)
+    if component is None:
+        return f"the bundle has no component {note.engine.component}"
+    if note.graph_sha256 != graph_hash(bundle, component):
+        return "it was built from another graph"
+    if builder and note.engine.builder != builder:
+        return f"it was built by {note.engine.builder}, {builder} is installed"
+    try:
+        if path.stat().st_size != note.engine.bytes:
+            return f"it is torn: {path.stat().st_size} bytes, {note.engine.bytes} expected"
+        if sha256_of(path) != note.engine.sha256:
+            return "it was changed after it was built"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return ""
+
+
+def graph_hash(bundle: Bundle, component: Component) -> str:
+    """SHA-256 over the component's graph and weights, which the manifest has one by one."""
+    files = (component.file, *component.weights)
+    return hashlib.sha256("".join(bundle.manifest.files[f].sha256 for f in files).encode()).hexdigest()
+
+
+def bundle_key(bundle: Bundle) -> str:
+    """Names a bundle by its graphs: the same before and after engines were added."""
+    hashes = "".join(sorted(graph_hash(bundle, c) for c in bundle.manifest.components))
+    return hashlib.sha256(hashes.encode()).hexdigest()
+
+
+def build_tensorrt(
+    bundle: Bundle, component: Component, target: str, gpus: Sequence[str], scratch: Path, tell: Tell
+) -> tuple[Path, Note]:
+    """Build the engine of one component in a process of its own; its file in `scratch`, and its note.
+
+    Raises BundleError where the graph cannot be built, UsageError for an unknown GPU, RuntimeUnavailable.
+    """
+    ranges = profile(component)
+    half = component.precision in ("int8", "int4")
+    options = {"form": FORM, "target": target, "gpus": sorted(gpus), "half": half, "profile": ranges}
+    graph = graph_hash(bundle, component)
+    digest = hashlib.sha256(json.dumps([graph, options], sort_keys=True).encode()).hexdigest()
+    output = scratch / f"{component.name}{_SUFFIX}"
+    job = Job(
+        target=target,
+        graph=str(bundle.file(component.file)),
+        output=str(output),
+        scratch=str(scratch),
+        gpus=tuple(gpus),
+        half=half,
+        cosine=_COSINE[component.precision],
+        profile=ranges,
+        checks=checks(ranges),
+    )
+    built = _in_child(job, scratch / "job.json", tell)
+    engine = Engine(
+        component=component.name,
+        target=target,
+        gpu=tuple(gpus),
+        builder=f"{target} {built['version']}",
+        sha256=sha256_of(output),
+        options_sha256=digest,
+        seconds=round(float(str(built["seconds"])), 3),
+        bytes=output.stat().st_size,
+    )
+    return output, Note(
+        engine=engine,
+        graph_sha256=graph,
+        profile=ranges,
+        cosine=float(str(built["cosine"])),
+        peak_rss_mb=float(str(built["peak_rss_mb"])),
+        warnings=tuple(built["warnings"]),  # type: ignore[arg-type]
+    )
+
+
+def _in_child(job: Job, path: Path, tell: Tell) -> dict[str, object]:
+    path.write_text(job_text(job))
+    command = [sys.executable, "-m", "edgemm.runtimes.tensorrt_worker", str(path)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=None, text=True)
+    assert child.stdout is not None
+    result: dict[str, object] = {}
+    try:
+        for line in child.stdout:
+            said = json.loads(line)
+            if "share" in said:
+                tell(said["at"], said["share"])
+            else:
+                result = said
+        code = child.wait()
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    if "error" in result:
+        raise _raised(result["error"])
+    if "built" not in result:
+        raise BundleError(
+            f"the process that built {Path(job.graph).name} for {job.target} ended with code {code}",
+            hint="free some memory and run it again; --debug shows more",
+        )
+    return result["built"]  # type: ignore[return-value]
+
+
+def _raised(error: object) -> EdgemmError:
+    assert isinstance(error, dict)
+    kind = getattr(errors, str(error["type"]), BundleError)
+    made: EdgemmError = kind(error["message"], hint=error["hint"])
+    return made
+
+
+def keep(bundle: Bundle, built: Sequence[tuple[Path, Note]]) -> Path:
+    """Put engines where later sessions find them; return the folder. A manifest in the bundle lists them."""
+    try:
+        with adding(bundle.path) as twin:
+            _put(twin / FOLDER, built)
+            kept = [note.engine for _, note in built]
+            names = {(e.component, e.target, e.options_sha256) for e in kept}
+            older = [
+                e for e in bundle.manifest.engines if (e.component, e.target, e.options_sha256) not in names
+            ]
+            write_manifest(twin, bundle.manifest.model_copy(update={"engines": (*older, *kept)}))
+        return bundle.path / FOLDER
+    except StorageError:
+        folder = cache_dir(FOLDER, bundle_key(bundle))
+        _put(folder, built)
+        return folder
+
+
+def _put(folder: Path, built: Sequence[tuple[Path, Note]]) -> None:
+    with storage_errors(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, note in built:
+            target = folder / f"{note.stem}{_SUFFIX}"
+            partial = target.with_suffix(".partial")
+            partial.write_bytes(path.read_bytes())
+            os.replace(partial, target)
+            write_atomically(target.with_suffix(".json"), (note.model_dump_json(indent=1) + "\n").encode())
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for what building needs, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="edgemm-build-") as name:
+        yield Path(name)

@@ -1,0 +1,141 @@
+"""Portable graph → the graph that TensorRT builds an engine from.
+
+Weights stay int8 or int4, activations become floating point: an engine whose activations are int8 builds too, but whether
+it is faster is not known before it ran on a GPU. What is fp32 in an int8 graph becomes fp16, except rotary angles and the
+means of norms, which fp16 cannot hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+Model = Any
+"""An `onnx.ModelProto` with its weights."""
+
+# x² and its mean pass fp16's 65,504 where x passes 255.
+_NORM_OPERATORS = ("Pow", "ReduceMean", "Sqrt", "Reciprocal")
+_ANGLE_OPERATORS = ("Cos", "Sin")
+
+
+def lower(model: Model) -> Model:
+    """Rewrite `model` in place and return it; `half` makes its fp32 numbers fp16."""
+    _strip_activations(model.graph)
+    _dequantize_tables(model.graph)
+    _drop_unused(model.graph)
+    return model
+
+
+def _strip_activations(graph: Any) -> None:
+    """Take out every pair of QuantizeLinear and DequantizeLinear."""
+    sources = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QuantizeLinear"}
+    renamed = {
+        n.output[0]: sources[n.input[0]]
+        for n in graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in sources
+    }
+    if not renamed:
+        return
+    outputs = {o.name for o in graph.output}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        if node.output and node.output[0] in renamed and node.output[0] in outputs:
+            node.op_type, node.input[:] = "Identity", [renamed[node.output[0]]]
+
+
+def _dequantize_tables(graph: Any) -> None:
+    """Rows of an int8 table, taken and then scaled, become rows of the dequantized table.
+
+    TensorRT admits an int8 constant only right before its DequantizeLinear.
+    """
+    from onnx import TensorProto, helper
+
+    weights = {t.name: t for t in graph.initializer}
+    users: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    for rows in [n for n in graph.node if n.op_type == "Gather"]:
+        table = weights.get(rows.input[0])
+        if table is None or table.data_type != TensorProto.INT8:
+            continue
+        (cast,) = users[rows.output[0]]
+        (product,) = users[cast.output[0]]
+        scale = _scale_of(product, cast, graph, weights)
+        name = f"{table.name}.float"
+        block = table.dims[0] // scale.dims[0]
+        blocked = {"axis": 0, "block_size": block} if block > 1 else {"axis": 1}
+        dequantize = helper.make_node("DequantizeLinear", [table.name, scale.name], [name], **blocked)
+        take = helper.make_node("Gather", [name, rows.input[1]], [product.output[0]], axis=1)
+        position = list(graph.node).index(product)
+        graph.node.remove(product)
+        graph.node.insert(position, take)
+        graph.node.insert(position, dequantize)
+
+
+def _scale_of(product: Any, cast: Any, graph: Any, weights: dict[str, Any]) -> Any:
+    """The table of scales behind the other factor of `product`."""
+    makers = {name: node for node in graph.node for name in node.output}
+    (name,) = [i for i in product.input if i != cast.output[0]]
+    while name in makers:
+        name = makers[name].input[0]
+    return weights[name]
+
+
+def _drop_unused(graph: Any) -> None:
+    """Remove nodes and weights that no output needs."""
+    needed = {o.name for o in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    nodes, weights = kept[::-1], [t for t in graph.initializer if t.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(weights)
+
+
+def halved(model: Model) -> Model:
+    from onnx import TensorProto
+    from onnxruntime.transformers import float16
+
+    _clip_infinities(model.graph, TensorProto.FLOAT)
+    for i, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"
+    return float16.convert_float_to_float16(
+        model,
+        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *_NORM_OPERATORS],
+        node_block_list=sorted(_angles(model.graph.node)),
+    )
+
+
+def _angles(nodes: Iterable[Any]) -> set[str]:
+    """Names of the nodes that the argument of a cosine or a sine comes from, theirs included."""
+    nodes = list(nodes)
+    makers = {name: node for node in nodes for name in node.output}
+    found: set[str] = set()
+    waiting = [n for n in nodes if n.op_type in _ANGLE_OPERATORS]
+    while waiting:
+        node = waiting.pop()
+        if node.name not in found:
+            found.add(node.name)
+            waiting += [makers[name] for name in node.input if name in makers]
+    return found
+
+
+def _clip_infinities(graph: Any, dtype: int) -> None:
+    """Constants beyond fp16, the "minus infinity" of masks, become its largest numbers."""
+    from onnx import numpy_helper
+
+    tensors = [*graph.initializer, *(a.t for n in graph.node for a in n.attribute if a.HasField("t"))]
+    limit = float(np.finfo(np.float16).max)
+    for tensor in tensors:
+        if tensor.data_type != dtype:
+            continue
+        array = numpy_helper.to_array(tensor)
+        if array.size and np.isfinite(array).all() and np.abs(array).max() > limit:
+            tensor.CopyFrom(numpy_helper.from_array(np.clip(array, -limit, limit), tensor.name))

@@ -1,0 +1,149 @@
+"""TensorRT (10.13 and later, 11) and TensorRT-RTX through one set of names.
+
+What the libraries disagree on is looked up by name here and nowhere else: flags have other numbers in each release, and
+precision is a matter of the graph alone, since TensorRT 11 and TensorRT-RTX have no flags for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgemm.errors import BundleError, UsageError, missing_extra
+
+PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""Target → the module of its bindings."""
+
+Profile = Mapping[str, Sequence[Sequence[int]]]
+"""Input → its least, usual and greatest shape."""
+
+_UNUSED = "Unused Input"
+
+
+class Api:
+    """The bindings of one library. Raises RuntimeUnavailable where they are not installed."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        try:
+            self.trt: Any = importlib.import_module(PACKAGES[target])
+        except (ImportError, OSError) as error:
+            raise missing_extra(target, target, error if isinstance(error, ImportError) else None) from error
+        self.logger = _logger(self.trt)
+
+    @property
+    def version(self) -> str:
+        return str(self.trt.__version__)
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Architectures ("sm86") that engines can be built for where there is none; empty: only for the one here."""
+        members = getattr(getattr(self.trt, "ComputeCapability", None), "__members__", {})
+        return tuple(name.lower() for name in members if name.startswith("SM"))
+
+    def build(
+        self, graph: Path, profile: Profile, gpus: Sequence[str], tell: Callable[[str, float], None]
+    ) -> tuple[bytes, tuple[str, ...]]:
+        """The engine of a graph, and what the library warned of.
+
+        Raises UsageError for an unknown architecture, BundleError where the graph cannot be built.
+        """
+        trt = self.trt
+        builder = trt.Builder(self.logger)
+        flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        network = builder.create_network(flags)
+        parser = trt.OnnxParser(network, self.logger)
+        if not parser.parse_from_file(str(graph)):
+            raise self._refusal(parser)
+        self._decompose_attention(network)
+        config = builder.create_builder_config()
+        config.progress_monitor = _monitor(trt, tell)
+        self._aim(config, gpus)
+        if profile:
+            config.add_optimization_profile(_profile(builder, profile))
+        engine = builder.build_serialized_network(network, config)
+        said = tuple(dict.fromkeys(self.logger.said))
+        if engine is None:
+            raise BundleError(f"{self.target} {self.version} cannot build {graph.name}: {said[-1][:400] if said else ''}")
+        unused = [line for line in said if _UNUSED in line]
+        if unused:
+            raise BundleError(f"{self.target} {self.version} would ignore an input of {graph.name}: {unused[0][:200]}")
+        return bytes(engine), said
+
+    def _refusal(self, parser: Any) -> BundleError:
+        error = parser.get_error(0)
+        return BundleError(
+            f"{self.target} {self.version} cannot parse {error.node_operator()} {error.node_name()!r}: {error.desc()[:300]}"
+        )
+
+    def _decompose_attention(self, network: Any) -> None:
+        """Let attention without a kernel of its own (fp32) be built from its parts."""
+        kind = getattr(self.trt.LayerType, "ATTENTION_INPUT", None)
+        if kind is None:
+            return
+        for layer in (network.get_layer(i) for i in range(network.num_layers)):
+            if layer.type == kind:
+                layer.__class__ = self.trt.IAttentionInputLayer
+                layer.attention.decomposable = True
+
+    def _aim(self, config: Any, gpus: Sequence[str]) -> None:
+        if not gpus:
+            return
+        known = self.gpus
+        unknown = [gpu for gpu in gpus if gpu not in known]
+        if unknown:
+            raise UsageError(
+                f"{self.target} {self.version} does not build for {unknown[0]}; it does for {', '.join(known)}",
+                hint="for other GPUs: --target tensorrt on the device itself, or --runtime onnxruntime",
+            )
+        config.num_compute_capabilities = len(gpus)
+        for i, gpu in enumerate(gpus):
+            config.set_compute_capability(getattr(self.trt.ComputeCapability, gpu.upper()), i)
+
+
+def _profile(builder: Any, profile: Profile) -> Any:
+    made = builder.create_optimization_profile()
+    for name, (least, usual, most) in profile.items():
+        made.set_shape(name, list(least), list(usual), list(most))
+    return made
+
+
+def _logger(trt: Any) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        """Keeps warnings and errors; the first of a process serves all its builds."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.said: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
+                self.said.append(message)
+
+    return Logger()
+
+
+def _monitor(trt: Any, tell: Callable[[str, float], None]) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Tells the share of the outermost phase that is behind."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+            self.outer = ""
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.steps[phase] = max(1, steps)
+            self.outer = self.outer or phase
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase == self.outer:
+                tell(phase, min(1.0, (step + 1) / self.steps[phase]))
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Monitor()
