@@ -39,7 +39,9 @@ class AnySizeYolos(nn.Module):
         self.vit, config = model.vit, model.config
         self.classes, self.boxes = model.class_labels_classifier, model.bbox_predictor
         self.tokens, self.grid = config.num_detection_tokens, _grid(config)
-        self.middle = model.vit.encoder.interpolation
+        # Of the encoder or of its interpolation, by the version of transformers.
+        tables = model.vit.encoder.named_parameters()
+        self.middle = next((t for name, t in tables if name.endswith("mid_position_embeddings")), None)
 
     def forward(self, feeds: Feeds) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""
@@ -48,7 +50,7 @@ class AnySizeYolos(nn.Module):
         batch = pixels.shape[0]
         first, last = (t.expand(batch, -1, -1) for t in (embeddings.cls_token, embeddings.detection_tokens))
         states = torch.cat([first, patches, last], 1) + self.stretched(embeddings.position_embeddings, feeds)
-        middle = [] if self.middle is None else self.middle.mid_position_embeddings[:, 0]
+        middle = [] if self.middle is None else self.middle[:, 0]
         for i, layer in enumerate(self.vit.encoder.layer):
             states = layer(states)
             if i < len(middle):
