@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -36,8 +37,8 @@ FORM = 1
 _SUFFIX = ".engine"
 # TensorRT-RTX 1.7, ten graphs up to 560 MB: the peak was below 0.8 GB and 3.3 times the weights.
 _BASE_BYTES, _PER_WEIGHT_BYTE = 800_000_000, 3.3
-# Random weights in int8: taking the activations out of int8 changes more than fp16 does.
-_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.9, "int4": 0.9}
+# An fp32 or fp16 graph is built as it is; tiny random models in half precision differ most.
+_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "half": 0.995}
 
 Tell = Callable[[str, float], None]
 Ranges = dict[str, list[list[int]]]
@@ -85,12 +86,6 @@ def checks(ranges: Ranges) -> list[Shapes]:
     return [{name: shapes[k] for name, shapes in ranges.items()} for k in (0, 1)]
 
 
-def needed_bytes(bundle: Bundle, component: Component) -> int:
-    """Memory that building an engine takes at most."""
-    weights = sum(bundle.manifest.files[file].bytes for file in (component.file, *component.weights))
-    return int(_BASE_BYTES + _PER_WEIGHT_BYTE * weights)
-
-
 def engines_of(bundle: Bundle, builder: str = "") -> Iterator[Found]:
     """Every engine of a bundle, in the bundle and in the cache; `builder` as in `Engine.builder`."""
     for folder in (bundle.path / FOLDER, cache_dir(FOLDER, bundle_key(bundle))):
@@ -135,57 +130,89 @@ def bundle_key(bundle: Bundle) -> str:
     return hashlib.sha256(hashes.encode()).hexdigest()
 
 
-def build_tensorrt(
-    bundle: Bundle, component: Component, target: str, gpus: Sequence[str], scratch: Path, tell: Tell
-) -> tuple[Path, Note]:
-    """Build the engine of one component in a process of its own; its file in `scratch`, and its note.
+@dataclass(frozen=True)
+class Plan:
+    """An engine that is to be built. `digest` names it: the graph, how it is lowered, for what."""
 
-    Raises BundleError where the graph cannot be built, UsageError for an unknown GPU, RuntimeUnavailable.
-    """
-    ranges = profile(component)
+    component: Component
+    target: str
+    gpus: tuple[str, ...]
+    half: bool
+    ranges: Ranges
+    graph: str
+    digest: str
+
+
+def plan(bundle: Bundle, component: Component, target: str, gpus: Sequence[str]) -> Plan:
+    """What building `component` for `target` means; numbers that an int8 graph has in fp32 become fp16."""
     half = component.precision in ("int8", "int4")
-    options = {"form": FORM, "target": target, "gpus": sorted(gpus), "half": half, "profile": ranges}
-    graph = graph_hash(bundle, component)
-    digest = hashlib.sha256(json.dumps([graph, options], sort_keys=True).encode()).hexdigest()
+    ranges, graph = profile(component), graph_hash(bundle, component)
+    about = {"form": FORM, "target": target, "gpus": list(gpus), "half": half, "profile": ranges, "graph": graph}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return Plan(component, target, tuple(gpus), half, ranges, graph, digest)
+
+
+def build(bundle: Bundle, planned: Plan, scratch: Path, tell: Tell) -> tuple[Path, Note]:
+    """Build one engine in a process of its own; its file in `scratch`, and its note.
+
+    Raises BundleError where the graph cannot be built or memory is short, UsageError for an unknown GPU,
+    RuntimeUnavailable.
+    """
+    component = planned.component
+    _check_memory(bundle, planned)
     output = scratch / f"{component.name}{_SUFFIX}"
     job = Job(
-        target=target,
+        target=planned.target,
         graph=str(bundle.file(component.file)),
         output=str(output),
         scratch=str(scratch),
-        gpus=tuple(gpus),
-        half=half,
-        cosine=_COSINE[component.precision],
-        profile=ranges,
-        checks=checks(ranges),
+        gpus=planned.gpus,
+        half=planned.half,
+        cosine=_COSINE["half" if planned.half else component.precision],
+        profile=planned.ranges,
+        checks=checks(planned.ranges),
     )
     built = _in_child(job, scratch / "job.json", tell)
     engine = Engine(
         component=component.name,
-        target=target,
-        gpu=tuple(gpus),
-        builder=f"{target} {built['version']}",
+        target=planned.target,
+        gpu=planned.gpus,
+        builder=f"{planned.target} {built['version']}",
         sha256=sha256_of(output),
-        options_sha256=digest,
-        seconds=round(float(str(built["seconds"])), 3),
+        options_sha256=planned.digest,
+        seconds=round(built["seconds"], 3),
         bytes=output.stat().st_size,
     )
     return output, Note(
         engine=engine,
-        graph_sha256=graph,
-        profile=ranges,
-        cosine=float(str(built["cosine"])),
-        peak_rss_mb=float(str(built["peak_rss_mb"])),
-        warnings=tuple(built["warnings"]),  # type: ignore[arg-type]
+        graph_sha256=planned.graph,
+        profile=planned.ranges,
+        cosine=built["cosine"],
+        peak_rss_mb=built["peak_rss_mb"],
+        warnings=tuple(built["warnings"]),
     )
 
 
-def _in_child(job: Job, path: Path, tell: Tell) -> dict[str, object]:
+def _check_memory(bundle: Bundle, planned: Plan) -> None:
+    import psutil
+
+    component = planned.component
+    weights = sum(bundle.manifest.files[file].bytes for file in (component.file, *component.weights))
+    needed, free = _BASE_BYTES + _PER_WEIGHT_BYTE * weights, psutil.virtual_memory().available
+    if needed > free:
+        raise BundleError(
+            f"building {component.name} for {planned.target} takes up to {needed / 1e9:.1f} GB of memory; "
+            f"{free / 1e9:.1f} GB are free",
+            hint="close other programs, or build on another machine: the engine is a file of the bundle",
+        )
+
+
+def _in_child(job: Job, path: Path, tell: Tell) -> dict[str, Any]:
     path.write_text(job_text(job))
     command = [sys.executable, "-m", "edgemm.runtimes.tensorrt_worker", str(path)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=None, text=True)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert child.stdout is not None
-    result: dict[str, object] = {}
+    result: dict[str, Any] = {}
     try:
         for line in child.stdout:
             said = json.loads(line)
@@ -203,34 +230,44 @@ def _in_child(job: Job, path: Path, tell: Tell) -> dict[str, object]:
     if "built" not in result:
         raise BundleError(
             f"the process that built {Path(job.graph).name} for {job.target} ended with code {code}",
-            hint="free some memory and run it again; --debug shows more",
+            hint="free some memory and run it again",
         )
-    return result["built"]  # type: ignore[return-value]
+    built: dict[str, Any] = result["built"]
+    return built
 
 
-def _raised(error: object) -> EdgemmError:
-    assert isinstance(error, dict)
-    kind = getattr(errors, str(error["type"]), BundleError)
+def _raised(error: dict[str, str]) -> EdgemmError:
+    kind = getattr(errors, error["type"], BundleError)
     made: EdgemmError = kind(error["message"], hint=error["hint"])
     return made
 
 
 def keep(bundle: Bundle, built: Sequence[tuple[Path, Note]]) -> Path:
-    """Put engines where later sessions find them; return the folder. A manifest in the bundle lists them."""
-    try:
-        with adding(bundle.path) as twin:
-            _put(twin / FOLDER, built)
-            kept = [note.engine for _, note in built]
-            names = {(e.component, e.target, e.options_sha256) for e in kept}
-            older = [
-                e for e in bundle.manifest.engines if (e.component, e.target, e.options_sha256) not in names
-            ]
-            write_manifest(twin, bundle.manifest.model_copy(update={"engines": (*older, *kept)}))
-        return bundle.path / FOLDER
-    except StorageError:
-        folder = cache_dir(FOLDER, bundle_key(bundle))
-        _put(folder, built)
-        return folder
+    """Put engines where later sessions find them; return the folder.
+
+    That is the bundle, whose manifest then lists them; or the cache, for an archive, the embedded bundle and a place that
+    cannot be written.
+    """
+    owned = (cache_dir(), Path(errors.__file__).resolve().parent)
+    if not any(bundle.path.resolve().is_relative_to(place) for place in owned):
+        try:
+            return _keep_inside(bundle, built)
+        except StorageError:
+            pass
+    folder = cache_dir(FOLDER, bundle_key(bundle))
+    _put(folder, built)
+    return folder
+
+
+def _keep_inside(bundle: Bundle, built: Sequence[tuple[Path, Note]]) -> Path:
+    place = bundle.path.resolve()
+    with adding(place) as twin:
+        _put(twin / FOLDER, built)
+        kept = tuple(note.engine for _, note in built)
+        names = {(e.component, e.target, e.options_sha256) for e in kept}
+        older = [e for e in bundle.manifest.engines if (e.component, e.target, e.options_sha256) not in names]
+        write_manifest(twin, bundle.manifest.model_copy(update={"engines": (*older, *kept)}))
+    return place / FOLDER
 
 
 def _put(folder: Path, built: Sequence[tuple[Path, Note]]) -> None:

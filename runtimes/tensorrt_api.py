@@ -6,7 +6,9 @@ precision is a matter of the graph alone, since TensorRT 11 and TensorRT-RTX hav
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from edgemm.errors import BundleError, UsageError, missing_extra
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Target → the module of its bindings."""
+
+_DISTRIBUTIONS = {"tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt-rtx": ("tensorrt-rtx",)}
 
 Profile = Mapping[str, Sequence[Sequence[int]]]
 """Input → its least, usual and greatest shape."""
@@ -66,7 +70,9 @@ class Api:
         engine = builder.build_serialized_network(network, config)
         said = tuple(dict.fromkeys(self.logger.said))
         if engine is None:
-            raise BundleError(f"{self.target} {self.version} cannot build {graph.name}: {said[-1][:400] if said else ''}")
+            raise BundleError(
+                f"{self.target} {self.version} cannot build {graph.name}: {said[-1][:400] if said else ''}"
+            )
         unused = [line for line in said if _UNUSED in line]
         if unused:
             raise BundleError(f"{self.target} {self.version} would ignore an input of {graph.name}: {unused[0][:200]}")
@@ -147,3 +153,35 @@ def _monitor(trt: Any, tell: Callable[[str, float], None]) -> Any:
             self.steps.pop(phase, None)
 
     return Monitor()
+
+
+def check_target(target: str, gpus: Sequence[str]) -> None:
+    """Refuse a target that is not known, or that cannot be built on this machine, before anything is loaded."""
+    if target not in PACKAGES:
+        raise UsageError(f"--target takes {' or '.join(PACKAGES)}, not {target!r}")
+    if target == "tensorrt" and gpus:
+        raise UsageError(
+            "tensorrt builds for the GPU that is here; --gpu is for tensorrt-rtx",
+            hint="run edgemm build on the device, without --gpu",
+        )
+    if not gpus and not _has_gpu():
+        here = "--gpu sm86,sm89,sm120" if target == "tensorrt-rtx" else "the device itself"
+        raise UsageError("there is no GPU here to build for", hint=f"use {here}")
+
+
+def _has_gpu() -> bool:
+    try:
+        return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
+    except OSError:
+        return False
+
+
+def installed_builder(target: str) -> str:
+    """Name and version of the target's library. Raises RuntimeUnavailable where it is not installed."""
+    for distribution in _DISTRIBUTIONS[target]:
+        try:
+            return f"{target} {importlib.metadata.version(distribution)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    # On a Jetson the library belongs to the system and is no distribution.
+    return f"{target} {Api(target).version}"

@@ -1,0 +1,60 @@
+"""`edgemm build`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgemm.cli import args
+from edgemm.cli.shared import Io
+from edgemm.cli.shared import verb as as_verb
+from edgemm.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgemm.measure.building import Build
+
+
+def build(
+    io: Io,
+    bundle: args.BundleArgument = None,
+    target: Annotated[str, typer.Option("--target", help="tensorrt-rtx, or tensorrt on the device itself.")] = "",
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", help="Architectures, such as sm86,sm89; without it the GPU that is here.")
+    ] = None,
+    component: Annotated[str | None, typer.Option("--component", help="Only these components; without it all.")] = None,
+) -> None:
+    """Engines of a bundle's graphs, beside them."""
+    from edgemm.measure.building import build as make
+    from edgemm.runtimes.tensorrt_api import check_target
+
+    gpus = args.names(gpu.lower() if gpu else None) or ()
+    check_target(target, gpus)
+    if len(set(gpus)) < len(gpus):
+        raise UsageError(f"--gpu names an architecture twice: {gpu}")
+    opened = args.open_or_default(io, bundle)
+    with io.progress() as tell:
+        made = make(opened, target, gpus, args.names(component) or (), tell)
+    engines = [note.engine.model_dump(mode="json") for note in made.notes]
+    io.document({"bundle": str(opened.path), "engines": engines, "refused": made.refused})
+    if not io.json:
+        _show(io, made)
+    for name, reason in made.refused.items():
+        io.note(f"not built: {name}: {reason}")
+
+
+def _show(io: Io, made: Build) -> None:
+    from edgemm.cli.tables import size, table
+
+    shown = table("", "component", "engine for", ">bytes", ">seconds", ">memory", ">cosine")
+    for note in made.notes:
+        e = note.engine
+        place = ", ".join(e.gpu) or "this GPU"
+        memory = f"{note.peak_rss_mb:.0f} MB"
+        shown.add_row(e.component, place, size(e.bytes), f"{e.seconds:.1f}", memory, f"{note.cosine:.5f}")
+    io.show(shown, "")
+    kept = f", {made.kept} of them there before" if made.kept else ""
+    io.show(f"{made.folder}: {len(made.notes)} engines by {made.notes[0].engine.builder}{kept}")
+
+
+verb = as_verb(build)
