@@ -80,9 +80,8 @@ class Api:
 
     def _refusal(self, parser: Any) -> BundleError:
         error = parser.get_error(0)
-        return BundleError(
-            f"{self.target} {self.version} cannot parse {error.node_operator()} {error.node_name()!r}: {error.desc()[:300]}"
-        )
+        node = f"{error.node_operator()} {error.node_name()!r}"
+        return BundleError(f"{self.target} {self.version} cannot parse {node}: {error.desc()[:300]}")
 
     def _decompose_attention(self, network: Any) -> None:
         """Let attention without a kernel of its own (fp32) be built from its parts."""

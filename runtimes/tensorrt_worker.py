@@ -1,7 +1,7 @@
 """One engine, built in a process of its own: `python -m edgemm.runtimes.tensorrt_worker JOB.json`.
 
-The libraries write to the terminal, take gigabytes and may crash; none of that is the caller's. Every line of stdout is a
-JSON object: `{"at": …, "share": …}` while it works, then `{"built": {…}}` or `{"error": {…}}`.
+The libraries write to the terminal, take gigabytes and may crash; none of that is the caller's. Every line of stdout is
+a JSON object: `{"at": …, "share": …}` while it works, then `{"built": {…}}` or `{"error": {…}}`.
 """
 
 from __future__ import annotations
@@ -80,27 +80,32 @@ def _build(job: Job, say: Any) -> dict[str, Any]:
 
 
 def _lowered(job: Job) -> tuple[Path, float]:
-    """The file of the graph that is built, and its least cosine to the portable one in ONNX Runtime."""
+    """The file of the graph that is built, and its least cosine in ONNX Runtime to the one before it was halved."""
     import onnx
 
-    exact = lower(onnx.load(job.graph))
-    found = findings(exact, job.gpus)
+    model = lower(onnx.load(job.graph))
+    found = findings(model, job.gpus)
     if found:
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise BundleError(f"{job.target} cannot build {Path(job.graph).name}: {found[0]}{more}")
-    portable = Path(job.scratch, "exact.onnx")
-    path = portable
-    onnx.save(exact, portable, save_as_external_data=True, location="exact.data")
+    exact = path = _saved(model, job, "exact")
     if job.half:
-        path = Path(job.scratch, "half.onnx")
-        onnx.save(halved(onnx.load(portable)), path, save_as_external_data=True, location="half.data")
-    likeness = min((_likeness(portable, path, shapes) for shapes in job.checks), default=1.0)
+        path = _saved(halved(onnx.load(exact)), job, "half")
+    likeness = min((_likeness(exact, path, shapes) for shapes in job.checks), default=1.0)
     if not likeness >= job.cosine:
         raise BundleError(
             f"the graph lowered for {job.target} differs from {Path(job.graph).name}: "
             f"cosine {likeness:.5f}, at least {job.cosine} expected"
         )
     return path, likeness
+
+
+def _saved(model: Any, job: Job, name: str) -> Path:
+    import onnx
+
+    path = Path(job.scratch, f"{name}.onnx")
+    onnx.save(model, path, save_as_external_data=True, location=f"{name}.data")
+    return path
 
 
 def _likeness(portable: Path, lowered: Path, shapes: Shapes) -> float:

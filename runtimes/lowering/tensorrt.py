@@ -1,8 +1,8 @@
 """Portable graph → the graph that TensorRT builds an engine from.
 
-Weights stay int8 or int4, activations become floating point: an engine whose activations are int8 builds too, but whether
-it is faster is not known before it ran on a GPU. What is fp32 in an int8 graph becomes fp16, except rotary angles and the
-means of norms, which fp16 cannot hold.
+Weights stay int8 or int4, activations become floating point: an engine whose activations are int8 builds too, but
+whether it is faster is not known before it ran on a GPU. What is fp32 in an int8 graph becomes fp16, except rotary
+angles and the means of norms, which fp16 cannot hold.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ANGLE_OPERATORS = ("Cos", "Sin")
 
 
 def lower(model: Model) -> Model:
-    """Rewrite `model` in place and return it; `half` makes its fp32 numbers fp16."""
+    """Rewrite `model` in place so that its graph can be built, and return it; its numbers stay what they are."""
     _strip_activations(model.graph)
     _dequantize_tables(model.graph)
     _drop_unused(model.graph)
@@ -100,6 +100,7 @@ def _drop_unused(graph: Any) -> None:
 
 
 def halved(model: Model) -> Model:
+    """`model` with fp16 in place of fp32, inputs and outputs included, but for angles and norms."""
     from onnx import TensorProto
     from onnxruntime.transformers import float16
 
