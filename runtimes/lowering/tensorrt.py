@@ -86,17 +86,37 @@ def _scale_of(product: Any, cast: Any, graph: Any, weights: dict[str, Any]) -> A
 
 
 def _drop_unused(graph: Any) -> None:
-    """Remove nodes and weights that no output needs."""
-    needed = {o.name for o in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    nodes, weights = kept[::-1], [t for t in graph.initializer if t.name in needed]
+    """Remove nodes and weights that no output needs, and sort the rest: a value is made before it is read."""
+    makers = {name: node for node in graph.node for name in node.output if name}
+    order: list[Any] = []
+    done: set[int] = set()
+    needed: set[str] = {o.name for o in graph.output}
+    waiting = [(makers[name], False) for name in needed if name in makers]
+    while waiting:
+        node, ready = waiting.pop()
+        if ready:
+            order.append(node)
+        elif id(node) not in done:
+            done.add(id(node))
+            reads = list(_reads(node))
+            needed.update(reads)
+            waiting.append((node, True))
+            waiting += [(makers[name], False) for name in reads if name in makers]
+    weights = [t for t in graph.initializer if t.name in needed]
+    copies = [type(node).FromString(node.SerializeToString()) for node in order]
     del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
+    graph.node.extend(copies)
     graph.initializer.extend(weights)
+
+
+def _reads(node: Any) -> Iterable[str]:
+    """Every value that a node reads, those of the graphs inside it (branches, loops) included."""
+    yield from filter(None, node.input)
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            yield from (output.name for output in inner.output)
+            for child in inner.node:
+                yield from _reads(child)
 
 
 def halved(model: Model) -> Model:
@@ -107,11 +127,37 @@ def halved(model: Model) -> Model:
     _clip_infinities(model.graph, TensorProto.FLOAT)
     for i, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{i}"
-    return float16.convert_float_to_float16(
+    model = float16.convert_float_to_float16(
         model,
         op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *_NORM_OPERATORS],
         node_block_list=sorted(_angles(model.graph.node)),
     )
+    _skip_round_trips(model.graph)
+    _drop_unused(model.graph)
+    return model
+
+
+def _skip_round_trips(graph: Any) -> None:
+    """Let neighbours that stay in fp32 pass fp32 on: the converter narrows every value between them to fp16 and back.
+
+    An angle would lose its low bits that way, and the square of an outlier become infinite.
+    """
+    from onnx import TensorProto
+
+    casts = {n.output[0]: n for n in graph.node if n.op_type == "Cast"}
+
+    def wide(name: str) -> str:
+        widening = casts.get(name)
+        if widening is None or widening.attribute[0].i != TensorProto.FLOAT:
+            return name
+        narrowing = casts.get(widening.input[0])
+        if narrowing is None or not narrowing.name.endswith("_cast_to_fp16_node"):
+            return name
+        return str(narrowing.input[0])
+
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = wide(name)
 
 
 def _angles(nodes: Iterable[Any]) -> set[str]:

@@ -44,8 +44,10 @@ def test_activations_leave_int8_and_weights_stay(bundle: Bundle) -> None:
     assert not any(n.op_type == "QuantizeLinear" for n in after.graph.node)
     assert weights <= {t.name for t in after.graph.initializer}
     found = _run(after, feeds)[0]
-    assert np.corrcoef(want.ravel(), found.ravel())[0, 1] > 0.99
-    assert not np.array_equal(want, found)
+    # Noise leaves the calibrated ranges, so the two differ more than on pictures: the floating-point original decides.
+    original = _run(_graph(open_bundle(exported("smolvlm").bundle), "vision_encoder"), feeds)[0]
+    assert np.abs(found - original).max() < np.abs(want - original).max()
+    assert np.corrcoef(found.ravel(), original.ravel())[0, 1] > 0.998
 
 
 def test_rows_of_a_dequantized_table_are_the_same(bundle: Bundle) -> None:
