@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgemm.errors import BundleError, EdgemmError
 from edgemm.runtimes.lowering.lints import findings
-from edgemm.runtimes.lowering.tensorrt import halved, lower
+from edgemm.runtimes.lowering.tensorrt import halved, lower, read, save
 from edgemm.runtimes.tensorrt_api import Api
 
 Shapes = dict[str, list[int]]
@@ -81,16 +81,14 @@ def _build(job: Job, say: Any) -> dict[str, Any]:
 
 def _lowered(job: Job) -> tuple[Path, float]:
     """The file of the graph that is built, and its least cosine in ONNX Runtime to the one before it was halved."""
-    import onnx
-
-    model = lower(onnx.load(job.graph))
+    model = lower(read(Path(job.graph)))
     found = findings(model, job.gpus)
     if found:
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise BundleError(f"{job.target} cannot build {Path(job.graph).name}: {found[0]}{more}")
-    exact = path = _saved(model, job, "exact")
+    exact = path = save(model, Path(job.scratch), "exact")
     if job.half:
-        path = _saved(halved(onnx.load(exact)), job, "half")
+        path = save(halved(read(exact)), Path(job.scratch), "half")
     likeness = min((_likeness(exact, path, shapes) for shapes in job.checks), default=1.0)
     if not likeness >= job.cosine:
         raise BundleError(
@@ -98,14 +96,6 @@ def _lowered(job: Job) -> tuple[Path, float]:
             f"cosine {likeness:.5f}, at least {job.cosine} expected"
         )
     return path, likeness
-
-
-def _saved(model: Any, job: Job, name: str) -> Path:
-    import onnx
-
-    path = Path(job.scratch, f"{name}.onnx")
-    onnx.save(model, path, save_as_external_data=True, location=f"{name}.data")
-    return path
 
 
 def _likeness(portable: Path, lowered: Path, shapes: Shapes) -> float:

@@ -8,6 +8,7 @@ angles and the means of norms, which fp16 cannot hold.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,22 @@ Model = Any
 # x² and its mean pass fp16's 65,504 where x passes 255.
 _NORM_OPERATORS = ("Pow", "ReduceMean", "Sqrt", "Reciprocal")
 _ANGLE_OPERATORS = ("Cos", "Sin")
+
+
+def read(path: Path) -> Model:
+    """The graph at `path` with its weights."""
+    import onnx
+
+    return onnx.load(path)
+
+
+def save(model: Model, directory: Path, name: str) -> Path:
+    """Write `model` and its weights, which it loses; return the graph's file."""
+    import onnx
+
+    path = directory / f"{name}.onnx"
+    onnx.save(model, path, save_as_external_data=True, location=f"{name}.data")
+    return path
 
 
 def lower(model: Model) -> Model:
