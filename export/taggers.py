@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -157,4 +158,10 @@ def fixed_positions(embeddings: Any, size_px: tuple[int, int]) -> None:
         like = torch.zeros(1, tokens, embeddings.position_embeddings.shape[-1])
         table = embeddings.interpolate_pos_encoding(like, height, width).detach()
     embeddings.position_embeddings = nn.Parameter(table.clone(), requires_grad=False)
-    embeddings.interpolate_pos_encoding = lambda *_: embeddings.position_embeddings
+    # A method, so that a copy of the module reads the copy's own table.
+    embeddings.interpolate_pos_encoding = MethodType(_own_positions, embeddings)
+
+
+def _own_positions(embeddings: Any, *_: Any) -> torch.Tensor:
+    positions: torch.Tensor = embeddings.position_embeddings
+    return positions
