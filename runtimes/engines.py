@@ -278,8 +278,11 @@ def _put(folder: Path, built: Sequence[tuple[Path, Note]]) -> None:
             partial = target.with_suffix(".partial")
             partial.write_bytes(path.read_bytes())
             os.replace(partial, target)
-            # Last, and of no use if it is torn: an engine without its note is none.
-            target.with_suffix(".json").write_text(note.model_dump_json(indent=1) + "\n")
+            # Last, and of no use if it is torn: an engine without its note is none. A note that the bundle shares with
+            # its twin is replaced, not written to.
+            record = target.with_suffix(".json")
+            record.unlink(missing_ok=True)
+            record.write_text(note.model_dump_json(indent=1) + "\n")
 
 
 @contextmanager
