@@ -17,6 +17,8 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
+from edgemm.export.attention_op import attention
+
 ATTENTION = "edgemm"
 Heads = tuple[tuple[int, int], ...]
 """(layer, head) pairs."""
@@ -39,20 +41,23 @@ def plain_attention(
     query [B, H, S, D], key and value [B, Hkv, T, D], mask [B, 1, S, T] or None → [B, S, H, D]. `softcap` bounds the
     scores by a hyperbolic tangent (Gemma 2).
     """
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    watched = _WATCHED.get()
+    watching_this = watched is not None and id(module) in watched
+    if not watching_this and softcap is None and (attention_mask is None or attention_mask.dtype == query.dtype):
+        return attention(query, key, value, attention_mask, scale), None
     heads, kv_heads = query.shape[1], key.shape[1]
     if kv_heads != heads:
         # One gather by constant rows: repeating would compute shapes in every layer.
         rows = torch.tensor([h * kv_heads // heads for h in range(heads)])
         key, value = key.index_select(1, rows), value.index_select(1, rows)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scale, key.transpose(-1, -2))
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    watched = _WATCHED.get()
-    if watched is not None and id(module) in watched:
+    if watched is not None and watching_this:
         watched[id(module)] = weights
     return torch.matmul(weights, value).transpose(1, 2), None
 

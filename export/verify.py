@@ -119,7 +119,8 @@ def check_component(
             worst, cosine = max(worst, difference), min(cosine, likeness)
             done.append((feeds, found))
         if precision == "fp32":
-            check_alive(plan, session, name, _telling(plan, done))
+            if not _sole_input_moves(plan, done):
+                check_alive(plan, session, name, _telling(plan, done))
     finally:
         session.close()
     if worst > tolerance.max_abs or cosine < tolerance.cosine:
@@ -172,6 +173,15 @@ def _telling(plan: GraphPlan, done: Sequence[_Case]) -> _Case:
         return done[-1]
     whole = [case for case in done if all(v.numel() for v in case[0].values())]
     return min(whole, key=lambda case: sum(v.numel() for v in case[0].values()))
+
+
+def _sole_input_moves(plan: GraphPlan, done: Sequence[_Case]) -> bool:
+    """Whether two cases show that the only input moves an output: a run of a large encoder is spared."""
+    if len(plan.inputs) > 1 or len(done) < 2:
+        return False
+    (_, a), (_, b) = done[:2]
+    heads = ((a[k].ravel(), b[k].ravel()) for k in a)
+    return any(not np.allclose(x[: y.size], y[: x.size], atol=1e-6) for x, y in heads)
 
 
 def check_alive(plan: GraphPlan, session: Session, name: str, case: _Case) -> None:
