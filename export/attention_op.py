@@ -1,7 +1,7 @@
 """Attention as one operator: torch sees a single call, ONNX gets the plain subgraph.
 
-Tracing a layer's attention operator by operator takes a quarter of a deep decoder's time; the form that it must come out
-as is fixed anyway (matmul, add, softmax, matmul: what every lowering looks for).
+Tracing a layer's attention operator by operator takes a quarter of a deep decoder's time; the form that it must come
+out as is fixed anyway (matmul, add, softmax, matmul: what every lowering looks for).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnxscript import opset20 as op
+from onnxscript import opset20
+
+op: Any = opset20
 
 _LIBRARY = torch.library.Library("edgemm", "DEF")
 _LIBRARY.define("attention(Tensor query, Tensor key, Tensor value, Tensor? mask, float scale) -> Tensor")
@@ -37,7 +39,7 @@ _LIBRARY.impl("attention", _attend, "CompositeExplicitAutograd")
 torch.library.register_fake("edgemm::attention", _shape, lib=_LIBRARY)
 
 attention = torch.ops.edgemm.attention.default
-"""query [B, H, S, D], key [B, Hkv, T, D], value [B, Hkv, T, V], mask [B or 1, H or 1, S, T], added, or None → [B, S, H, V]."""
+"""query [B, H, S, D], key [B, Hkv, T, D], value [B, Hkv, T, V] → [B, S, H, V]; mask [B or 1, H or 1, S, T] is added."""
 
 
 def _graph(query: Any, key: Any, value: Any, mask: Any, scale: float) -> Any:

@@ -118,9 +118,8 @@ def check_component(
             difference, likeness = compare(*aligned(plan, plan.run(feeds), found, spare))
             worst, cosine = max(worst, difference), min(cosine, likeness)
             done.append((feeds, found))
-        if precision == "fp32":
-            if not _sole_input_moves(plan, done):
-                check_alive(plan, session, name, _telling(plan, done))
+        if precision == "fp32" and not _sole_input_moves(plan, done):
+            check_alive(plan, session, name, _telling(plan, done))
     finally:
         session.close()
     if worst > tolerance.max_abs or cosine < tolerance.cosine:
