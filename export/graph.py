@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgemm.errors import CheckpointError
+from edgemm.export.traced import Traced
 from edgemm.export.tracer import onnx_of
 
 OPSET = 20
@@ -93,12 +94,17 @@ class GraphPlan:
 
 
 def trace(plan: GraphPlan) -> onnx.ModelProto:
-    """Trace a component at `plan.trace` and return its portable ONNX graph.
+    """The portable ONNX graph of a component with its weights inside; see `traced`."""
+    return traced(plan).whole()
+
+
+def traced(plan: GraphPlan) -> Traced:
+    """Trace a component at `plan.trace`: its portable ONNX graph, and its weights, which are not copied.
 
     Raises CheckpointError where a dimension that must stay free is specialised by the module.
     """
     if plan.build is not None:
-        return _tidy(plan.build(), plan)
+        return Traced(_tidy(plan.build(), plan), {})
     feeds = plan.feeds(plan.trace)
     fixed = [d for d, n in plan.trace.items() if n < 2]
     if fixed:
@@ -108,13 +114,13 @@ def trace(plan: GraphPlan) -> onnx.ModelProto:
     }
     plan.module.eval()
     try:
-        model = onnx_of(plan.module, feeds, free, [p.name for p in plan.outputs], OPSET)
+        found = onnx_of(plan.module, feeds, free, [p.name for p in plan.outputs], OPSET)
     except Exception as error:
         raise CheckpointError(
             f"{plan.role} cannot be traced: {_reason(error)}",
             hint="run again with --debug for the whole trace",
         ) from error
-    return _tidy(model, plan)
+    return Traced(_tidy(found.model, plan), found.weights)
 
 
 def _reason(error: BaseException) -> str:

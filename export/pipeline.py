@@ -19,7 +19,7 @@ from edgemm.export import describe, families, task_check
 from edgemm.export.checkpoint import Checkpoint, find_checkpoint
 from edgemm.export.foreign import foreign
 from edgemm.export.foreign_plan import foreign_plan
-from edgemm.export.graph import GraphPlan, trace
+from edgemm.export.graph import GraphPlan, traced
 from edgemm.export.half import half_plan
 from edgemm.export.locate import located
 from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
@@ -27,6 +27,7 @@ from edgemm.export.precision import calibration
 from edgemm.export.precision.static import quantize_static_int8
 from edgemm.export.precision.weights import quantize_weights
 from edgemm.export.store import GraphStore
+from edgemm.export.traced import Traced
 from edgemm.export.verify import check_component
 
 Progress = Callable[[str, float], None]
@@ -154,8 +155,9 @@ def _write_bundle(
         inside = len(components)
         for graph in plan.graphs:
             own = prefixes[name] + graph.role
-            model = _graph_in(work, directory / _STAGE, own, graph, plan, precision, used)
-            file, weights = store.write(own, model)
+            made = _graph_in(work, directory / _STAGE, own, graph, plan, precision, used)
+            file, weights = store.write(own, made)
+            model = made.model if isinstance(made, Traced) else made
             components.append(describe.component(directory, own, name, graph, precision, (file, weights), model))
             real = _calibration_feeds(work, plan, graph.role) if precision == "int8" else []
             work.parity.append(check_component(graph, directory / file, own, precision, real=real[::8]))
@@ -176,25 +178,25 @@ def _graph_in(
     plan: ModelPlan,
     precision: Precision,
     used: dict[str, Calibration],
-) -> onnx.ModelProto:
+) -> Traced | onnx.ModelProto:
     if precision == "fp32":
         work.step(f"tracing {own}")
-        return trace(graph)
+        return traced(graph)
     work.step(f"{own} to {precision}")
     if precision == "fp16":
-        return trace(half_plan(graph))
+        return traced(half_plan(graph))
     if precision != "int8":
         raise CheckpointError(f"{precision} is not a precision that export writes")
-    traced = onnx.load(stage / "graphs" / f"{own}.onnx")
+    whole = onnx.load(stage / "graphs" / f"{own}.onnx")
     if graph.treatment == "weight_only":
-        return quantize_weights(traced, graph.half_ops)
+        return quantize_weights(whole, graph.half_ops)
     feeds = _calibration_feeds(work, plan, graph.role)
     used[own] = Calibration(
         n=len(feeds),
         sha256=calibration.digest(work.examples),
         what=", ".join(feeds[0]) if feeds else "",
     )
-    return quantize_static_int8(traced, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules)
+    return quantize_static_int8(whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules)
 
 
 def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:

@@ -15,7 +15,7 @@ from edgemm.export import generation
 from edgemm.export.graph import Feeds, GraphPlan, Port, Sizes
 from edgemm.export.model_plan import Reference
 from edgemm.export.plans import BATCH, DecoderShape
-from edgemm.export.tracing import causal_bias, encoder_decoder_cache, plain_attention, tensors_of
+from edgemm.export.tracing import cache_argument, causal_bias, encoder_decoder_cache, plain_attention, tensors_of
 from edgemm.export.wrappers import CrossProjection, Tensors, layered_names
 
 PICTURES = (1, 1, 8)
@@ -51,20 +51,22 @@ class CachedAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
         past_key_values: Cache | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
         """hidden_states [B, S, D] → [B, S, D]; a cross-attention finds its keys and values in the cache."""
         query = self._split(self.query(hidden_states))
+        cache = past_key_values if cache is None else cache
         if self.cross:
-            assert isinstance(past_key_values, EncoderDecoderCache)
-            held: Any = past_key_values.cross_attention_cache.layers[self.layer]
+            assert isinstance(cache, EncoderDecoderCache)
+            held: Any = cache.cross_attention_cache.layers[self.layer]
             key, value = held.keys, held.values
             attention_mask = attention_mask if encoder_attention_mask is None else encoder_attention_mask
         else:
             key, value = self._split(self.key(hidden_states)), self._split(self.value(hidden_states))
-            if self.remembers and isinstance(past_key_values, EncoderDecoderCache):
-                key, value = past_key_values.self_attention_cache.update(key, value, self.layer)
+            if self.remembers and isinstance(cache, EncoderDecoderCache):
+                key, value = cache.self_attention_cache.update(key, value, self.layer)
         seen = plain_attention(self, query, key, value, attention_mask)[0].flatten(2)
         return (seen if self.output is None else self.output(seen)), None
 
@@ -132,7 +134,7 @@ class CrossDecoder(nn.Module):
                 attention_mask=bias,
                 encoder_hidden_states=cross[0],
                 encoder_attention_mask=cross_bias,
-                past_key_values=cache,
+                **cache_argument(layer, cache),
             )
             x = out[0] if isinstance(out, tuple) else out
         logits = self.head(x.index_select(1, feeds["logits_indices"]))

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import onnx
 import torch
 from onnxscript import rewriter
 
 from edgemm.export.attention_op import TRANSLATION
+from edgemm.export.traced import Traced
 
 # Joins slices that split a tensor in two halves into one Split; the only rule with two outputs.
 _QUADRATIC_RULES = ("SlicesSplit",)
@@ -36,7 +36,7 @@ def onnx_of(
     dynamic: Mapping[str, Mapping[int, Any]],
     outputs: Sequence[str],
     opset: int,
-) -> onnx.ModelProto:
+) -> Traced:
     """The graph of `module`, called with `feeds`; `dynamic` are the free dimensions of each of them."""
     names = {"input_names": list(feeds), "output_names": list(outputs)}
     how: dict[str, Any] = {"dynamo": True, "opset_version": opset, "verbose": False, **names}
@@ -51,7 +51,7 @@ def onnx_of(
             # All that torch knows to do: other ways of capturing, and lowering whatever ONNX lacks.
             result = torch.onnx.export(module, **called, **how)
     assert result is not None
-    return result.model_proto
+    return Traced.of(result.model)
 
 
 def _lower_only_if_needed(program: torch.export.ExportedProgram) -> None:

@@ -7,6 +7,7 @@ Everything else is the original module.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from edgemm.export.attention_op import attention
 
@@ -136,6 +137,12 @@ def cache_of(tensors: Sequence[torch.Tensor]) -> DynamicCache:
         layer.dtype, layer.device, layer.is_initialized = key.dtype, key.device, True
         cache.layers.append(layer)
     return cache
+
+
+def cache_argument(module: torch.nn.Module, cache: Cache) -> dict[str, Cache]:
+    """`cache` by the name that a layer or model takes it by: "past_key_values", since transformers 5.24 "cache"."""
+    name = "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
+    return {name: cache}
 
 
 def tensors_of(cache: DynamicCache) -> list[torch.Tensor]:

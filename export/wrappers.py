@@ -13,6 +13,7 @@ from torch import nn
 from edgemm.export.graph import OPSET, Feeds
 from edgemm.export.tracing import (
     Heads,
+    cache_argument,
     cache_of,
     causal_bias,
     chosen_heads,
@@ -113,9 +114,9 @@ class EncoderDecoderDecoder(nn.Module):
                 inputs_embeds=embeds,
                 attention_mask=causal_bias(feeds["attention_mask"], embeds.shape[1], embeds.dtype),
                 position_ids=feeds["position_ids"],
-                past_key_values=cache,
                 encoder_hidden_states=cross[0],
                 use_cache=True,
+                **cache_argument(self.decoder, cache),
             ).last_hidden_state
         logits = self.head(states.index_select(1, feeds["logits_indices"]))
         aligned = (chosen_heads(list(weights.values()), self.alignment),) if self.alignment else ()
@@ -136,8 +137,8 @@ class CausalDecoder(nn.Module):
             inputs_embeds=embeds,
             attention_mask=self.mask(feeds),
             position_ids=feeds["position_ids"],
-            past_key_values=cache,
             use_cache=True,
+            **cache_argument(self.model, cache),
             **self.more(feeds),
         ).last_hidden_state
         logits = self.head(states.index_select(1, feeds["logits_indices"]))

@@ -36,7 +36,7 @@ from edgemm.export.seq2seq import (
     vision_encoder_plan,
 )
 from edgemm.export.text import tokenizer_files
-from edgemm.export.tracing import encoder_decoder_cache, use_plain_attention
+from edgemm.export.tracing import cache_argument, encoder_decoder_cache, use_plain_attention
 from edgemm.export.wrappers import CrossProjection, Tensors, layered_names
 from edgemm.processing.text import Tokenizer
 
@@ -82,7 +82,8 @@ class QuestionEncoder(nn.Module):
         bias = padding_bias(feeds["attention_mask"], embeds.dtype)
         x = self.stem(embeds, torch.arange(embeds.shape[1])[None])
         for layer in self.layers:
-            x = layer(x, encoder_hidden_states=picture[0], attention_mask=bias, past_key_values=cache)
+            given = cache_argument(layer, cache)
+            x = layer(x, encoder_hidden_states=picture[0], attention_mask=bias, **given)
         return (x, *self.cross(x))
 
 

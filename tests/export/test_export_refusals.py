@@ -15,7 +15,7 @@ from edgemm.errors import BundleError, CheckFailed, CheckpointError
 from edgemm.export import pipeline, tiles_vlm
 from edgemm.export.checkpoint import find_checkpoint
 from edgemm.export.pipeline import export
-from edgemm.export.tracing import cache_of, causal_bias
+from edgemm.export.tracing import cache_argument, cache_of, causal_bias
 from edgemm.export.wrappers import CausalDecoder, layered_names
 from tests.export.exported import checkpoint, rewrite
 
@@ -58,8 +58,8 @@ class Forgetful(CausalDecoder):
             inputs_embeds=embeds,
             attention_mask=causal_bias(feeds["attention_mask"], embeds.shape[1], embeds.dtype),
             position_ids=feeds["position_ids"],
-            past_key_values=cache,
             use_cache=True,
+            **cache_argument(self.model, cache),
         ).last_hidden_state
         logits = self.head(states.index_select(1, feeds["logits_indices"]))
         return (logits, *(t for layer in cache.layers for t in (layer.keys, layer.values)))
