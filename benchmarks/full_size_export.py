@@ -14,14 +14,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+if TYPE_CHECKING:
+    import torch
 
 SMOLVLM_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}:"
     "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{part['text']}}"
     "{% elif part['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
     "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+QWEN_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 GIB = 1 << 30
 
@@ -72,7 +83,67 @@ def smolvlm_256m(path: Path) -> None:
     (path / "processor_config.json").write_text(json.dumps({"image_seq_len": 64}))
 
 
-CHECKPOINTS = {"smolvlm-256m": smolvlm_256m}
+def qwen2_5_vl_3b(path: Path) -> None:
+    """Qwen2.5-VL-3B in bf16: a windowed tower of 32 blocks, a decoder of 36 layers, tied as published.
+
+    Written one weight at a time: the machine need not hold the model.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+    tokenizer = _tokenizer(151_936, [*specials, "<|video_pad|>"])
+    ids = {name: tokenizer.token_to_id(name) for name in (*specials, "<|video_pad|>")}
+    ends = {"bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"]}
+    text = {
+        "vocab_size": 151_936, "hidden_size": 2048, "intermediate_size": 11_008, "num_hidden_layers": 36,
+        "num_attention_heads": 16, "num_key_value_heads": 2, "max_position_embeddings": 128_000, **ends,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
+    }  # fmt: skip
+    vision = {
+        "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048,
+        "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 2,
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=True, image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"], vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"], architectures=["Qwen2_5_VLForConditionalGeneration"],
+    )  # fmt: skip
+    with torch.device("meta"):
+        shapes = Qwen2_5_VLForConditionalGeneration(config).state_dict()
+    published = {
+        name.replace("model.visual.", "visual.").replace("model.language_model.", "model."): tensor.shape
+        for name, tensor in shapes.items()
+        if name != "lm_head.weight"
+    }
+    files: dict[str, str] = {}
+    names = sorted(published)
+    for number, start in enumerate(range(0, len(names), 100)):
+        part = {name: _random(name, published[name]) for name in names[start : start + 100]}
+        file = f"model-{number:05}.safetensors"
+        save_file(part, path / file, {"format": "pt"})
+        files |= dict.fromkeys(part, file)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    config.save_pretrained(path)
+    (path / "generation_config.json").write_text(json.dumps(ends))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)
+    Qwen2VLImageProcessorPil(size={"shortest_edge": 3136, "longest_edge": 100_352}).save_pretrained(path)
+    (path / "video_preprocessor_config.json").write_text(
+        json.dumps({"size": {"shortest_edge": 3136, "longest_edge": 100_352}})
+    )
+    (path / "chat_template.jinja").write_text(QWEN_TEMPLATE)
+
+
+def _random(name: str, shape: torch.Size) -> torch.Tensor:
+    import torch
+
+    scale, middle = (0.02, 1.0) if "norm" in name or "ln_q" in name else (0.02, 0.0)
+    return (torch.randn(shape) * scale + middle).to(torch.bfloat16)
+
+
+CHECKPOINTS = {"smolvlm-256m": smolvlm_256m, "qwen2.5-vl-3b": qwen2_5_vl_3b}
 
 
 def _export(checkpoint: Path, target: Path, precision: str, calibrate_on: Path) -> None:
@@ -94,6 +165,8 @@ def _export(checkpoint: Path, target: Path, precision: str, calibrate_on: Path) 
         "checkpoint_fp32_gib": round(report.checkpoint_bytes_fp32 / GIB, 2),
         "bundle_gib": round(report.bytes / GIB, 3),
         "worst_parity": max(p.max_abs for p in report.manifest.checks.parity if p.precision == "fp32"),
+        "layers_compared": report.manifest.checks.layers,
+        "weights_equal": report.manifest.checks.weights_equal,
         "steps_s": {what: round(end - start, 1) for (start, what), end in zip(steps, ends, strict=True)},
     }
     print(json.dumps(result, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import shutil
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import onnx
 
-from edgemm.bundle.manifest import Calibration, Component, Manifest, ParityCheck, Precision
-from edgemm.bundle.writing import check_target, writing
+from edgemm.bundle.manifest import Calibration, Checks, Component, Manifest, ParityCheck, Precision
+from edgemm.bundle.writing import beside, check_target, write_manifest, writing
 from edgemm.errors import CheckpointError
-from edgemm.export import describe, families, task_check
+from edgemm.export import deep, describe, families, task_check
 from edgemm.export.checkpoint import Checkpoint, find_checkpoint
 from edgemm.export.foreign import foreign
 from edgemm.export.foreign_plan import foreign_plan
@@ -26,7 +27,7 @@ from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
 from edgemm.export.precision import calibration
 from edgemm.export.precision.static import quantize_static_int8
 from edgemm.export.precision.weights import quantize_weights
-from edgemm.export.store import GraphStore
+from edgemm.export.store import GraphStore, Stored
 from edgemm.export.traced import Traced
 from edgemm.export.verify import check_component
 
@@ -56,7 +57,9 @@ class _Work:
     progress: Progress
     steps: int
     done: int = 0
+    compare: bool = True
     parity: list[ParityCheck] = field(default_factory=list)
+    stored: list[Stored] = field(default_factory=list)
 
     def step(self, what: str) -> None:
         self.progress(what, self.done / self.steps)
@@ -76,6 +79,7 @@ def export(
     """Export a checkpoint (a directory, a hub id or an adapter; see `locate`) to a verified bundle at `target`.
 
     `calibrate_on` are pictures, sounds, videos or folders of them; `int8` needs them for its activation ranges.
+    A checkpoint too large to be compared whole in the memory that is free is checked as `deep` says, in fp32 only.
     `progress` is called with what is being done and the share that is behind, 0…1.
 
     Raises CheckpointError for a checkpoint that can't be exported, CheckFailed (and writes nothing) where a component
@@ -86,13 +90,17 @@ def export(
     check_target(target, overwrite=overwrite)
     with located(checkpoint, allow_pickle=allow_pickle) as path:
         source = find_checkpoint(path)
+        checks = _shallow_checks(source, target, precision, progress) if deep.is_deep(source) else None
         found = {name: _family_plan(part) for name, part in source.parts.items()}
         _check_precision(precision, found)
         examples = calibration.load_examples(calibrate_on) if calibrate_on else []
         graphs = sum(len(plan.graphs) for _, plan in found.values())
         work = _Work(precision, examples, bool(examples), progress, steps=3 * graphs + 2 * len(found) + 1)
         with writing(target, overwrite=overwrite) as partial:
-            manifest = _write(work, source, found, partial)
+            if checks is None:
+                manifest = _write(work, source, found, partial)
+            else:
+                manifest = _write_deep(work, source, found, partial, checks)
             work.step("flushing to disk")
     return ExportReport(
         bundle=target,
@@ -102,6 +110,22 @@ def export(
         checkpoint_bytes_fp32=manifest.source.bytes_fp32,
         peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
+
+
+def _shallow_checks(source: Checkpoint, target: Path, precision: Precision, progress: Progress) -> Checks:
+    """What an export of the checkpoint cut to two layers finds: before the whole is loaded."""
+    if precision != "fp32":
+        raise CheckpointError(
+            f"{source.path} has {4 * source.parameters / 1e9:.0f} GB of weights in fp32: too many to quantize and "
+            "compare in the memory that is free",
+            hint=f"leave --{precision} out, or export on a machine with three times that",
+        )
+    with beside(target) as place:
+        small = deep.shallow(source, place / "checkpoint")
+        report = export(small, place / "bundle", progress=lambda what, _: progress(f"two layers: {what}", 0.0))
+        checks = report.manifest.checks
+    gc.collect()
+    return checks
 
 
 def _check_precision(precision: Precision, found: Mapping[str, tuple[Checkpoint, ModelPlan]]) -> None:
@@ -139,6 +163,20 @@ def _write(work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, M
     return describe.finish(partial, second, work.parity, checks)
 
 
+def _write_deep(
+    work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, ModelPlan]], partial: Path, checks: Checks
+) -> Manifest:
+    """Write the fp32 bundle of a checkpoint that is compared by its weights; `checks` are those of its two layers."""
+    work.compare = False
+    manifest = _write_bundle(work, source, found, dict.fromkeys(found, ""), partial, "fp32")
+    work.step("comparing every weight with the checkpoint")
+    equal = deep.check_weights(source, work.stored)
+    seen = checks.model_copy(update={"layers": deep.LAYERS, "weights_equal": equal})
+    manifest = manifest.model_copy(update={"checks": seen})
+    write_manifest(partial, manifest)
+    return manifest
+
+
 def _write_bundle(
     work: _Work,
     source: Checkpoint,
@@ -160,11 +198,13 @@ def _write_bundle(
             model = made.model if isinstance(made, Traced) else made
             components.append(describe.component(directory, own, name, graph, precision, (file, weights), model))
             real = _calibration_feeds(work, plan, graph.role) if precision == "int8" else []
-            work.parity.append(check_component(graph, directory / file, own, precision, real=real[::8]))
+            if work.compare:
+                work.parity.append(check_component(graph, directory / file, own, precision, real=real[::8]))
         for ready in plan.ready:
             components.append(_write_ready(store, prefixes[name], name, ready))
         if len(components) == inside:
             raise CheckpointError(f"{name} has no component")
+    work.stored = store.stored
     for name, (_, plan) in found.items():
         _write_files(directory, prefixes[name], plan)
     return describe.manifest(directory, source, found, prefixes, components, precision, used)

@@ -22,13 +22,21 @@ _INLINE_BYTES = 1024
 _ALIGN_BYTES = 64
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A weight that is kept beside its graph."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
 @dataclass
 class GraphStore:
     """Writes ONNX graphs into `directory`/graphs."""
 
     directory: Path
-    digests: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of every weight that is kept beside its graph, by "graph: name"."""
+    stored: list[Stored] = field(default_factory=list)
     _written: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def write(self, name: str, graph: Traced | onnx.ModelProto) -> tuple[str, tuple[str, ...]]:
@@ -60,7 +68,7 @@ class GraphStore:
             data.write(b"\0" * (start - position))
             data.write(values)
             self._written[digest] = (own, start)
-        self.digests[f"{graph}: {tensor.name}"] = digest
+        self.stored.append(Stored(f"{graph}: {tensor.name}", digest, values.nbytes))
         file, offset = self._written[digest]
         tensor.raw_data = b""
         set_external_data(tensor, file, offset=offset, length=values.nbytes)

@@ -188,8 +188,14 @@ class TaskCheck(_Part):
 
 
 class Checks(_Part):
-    """What was verified before the bundle was written."""
+    """What was verified before the bundle was written.
 
+    With `layers` the comparisons are of a copy at full width with so many layers of each stack, since the whole did not
+    fit into memory twice; `weights_equal` weights of the whole then have the hash of the checkpoint's.
+    """
+
+    layers: int | None = None
+    weights_equal: int | None = None
     parity: tuple[ParityCheck, ...] = ()
     tokens_equal: dict[str, float] = {}
     tasks: tuple[TaskCheck, ...] = ()
