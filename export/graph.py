@@ -72,7 +72,7 @@ class GraphPlan:
     half_ops: tuple[str, ...] = ()
     float_modules: tuple[str, ...] = ()
     unordered: bool = False
-    build: Callable[[], onnx.ModelProto] | None = None
+    build: Callable[[], Traced] | None = None
 
     def feeds(self, sizes: Sizes, seed: int = 0) -> Feeds:
         """Inputs of the given sizes, in the order of `inputs`."""
@@ -104,7 +104,8 @@ def traced(plan: GraphPlan) -> Traced:
     Raises CheckpointError where a dimension that must stay free is specialised by the module.
     """
     if plan.build is not None:
-        return Traced(_tidy(plan.build(), plan), {})
+        built = plan.build()
+        return Traced(_tidy(built.model, plan), built.weights)
     feeds = plan.feeds(plan.trace)
     fixed = [d for d, n in plan.trace.items() if n < 2]
     if fixed:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgemm.export.graph import OPSET, Feeds
+from edgemm.export.traced import Traced
 from edgemm.export.tracing import (
     Heads,
     cache_argument,
@@ -28,40 +28,41 @@ Tensors = tuple[torch.Tensor, ...]
 class EmbedTokens(nn.Module):
     """input_ids [B, S] → inputs_embeds [B, S, hidden].
 
-    The table is kept as [hidden, vocabulary], the layout of the output head's weight, so that a tied
-    table is stored once for both graphs.
+    The table is [hidden, vocabulary], the layout of the output head's weight, so that a tied table is stored once for
+    both graphs; it is a view of the embedding's own.
     """
 
     def __init__(self, embedding: nn.Embedding, scale: float = 1.0) -> None:
         super().__init__()
-        self.table = nn.Parameter(embedding.weight.detach().T.contiguous(), requires_grad=False)
+        self.table = nn.Parameter(embedding.weight.detach().T, requires_grad=False)
         self.scale = scale
 
     def forward(self, feeds: Feeds) -> Tensors:
         return (self.table[:, feeds["input_ids"]].permute(1, 2, 0) * self.scale,)
 
-    def graph(self) -> onnx.ModelProto:
+    def graph(self) -> Traced:
         """The same by hand: a gather along the second axis, so that the table keeps the head's layout."""
         nodes = [
             helper.make_node("Gather", ["table", "input_ids"], ["rows"], axis=1),
             helper.make_node("Transpose", ["rows"], ["inputs_embeds"], perm=[1, 2, 0]),
         ]
-        weights = [numpy_helper.from_array(self.table.numpy(), "table")]
+        table = self.table.numpy()
+        floats = helper.np_dtype_to_tensor_dtype(table.dtype)
+        weights = [TensorProto(name="table", data_type=floats, dims=table.shape, data_location=TensorProto.EXTERNAL)]
         if self.scale != 1.0:
             nodes[1].output[0] = "unscaled"
             nodes.append(helper.make_node("Mul", ["unscaled", "scale"], ["inputs_embeds"]))
             factor = self.table.new_tensor(self.scale).numpy()
             weights.append(numpy_helper.from_array(factor, "scale"))
-        floats = helper.np_dtype_to_tensor_dtype(self.table.numpy().dtype)
         dims = ["batch", "new"]
         graph = helper.make_graph(
             nodes,
             "embed_tokens",
             [helper.make_tensor_value_info("input_ids", TensorProto.INT64, dims)],
-            [helper.make_tensor_value_info("inputs_embeds", floats, [*dims, self.table.shape[0]])],
+            [helper.make_tensor_value_info("inputs_embeds", floats, [*dims, len(table)])],
             weights,
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        return Traced(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]), {"table": table})
 
 
 class CrossProjection(nn.Module):
