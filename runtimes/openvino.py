@@ -7,18 +7,19 @@ infer request, and no cache crosses into numpy between tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgemm.errors import BundleError, InputError, missing_extra
+from edgemm.errors import BundleError, InputError, RuntimeUnavailable, missing_extra
 from edgemm.runtimes.base import (
     ALIGNMENT,
     Array,
     SessionOptions,
+    Shapes,
     StatePort,
     StepFeeds,
     TensorPort,
@@ -31,6 +32,7 @@ from edgemm.runtimes.base import (
 )
 from edgemm.runtimes.lowering.graph import Unrecognised
 from edgemm.runtimes.lowering.openvino_decoder import BEAMS, lower
+from edgemm.runtimes.openvino_blobs import Blob, key_of, read_or_compile
 
 
 def _openvino() -> Any:
@@ -39,6 +41,14 @@ def _openvino() -> Any:
     except ImportError as error:
         raise missing_extra("openvino", "openvino", error) from error
     return openvino
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A model to compile; `reason` says why a decoder's is not of the lowered form, if it is not."""
+
+    model: Any
+    reason: str = ""
 
 
 def _config(options: SessionOptions) -> dict[str, Any]:
@@ -54,19 +64,54 @@ def _config(options: SessionOptions) -> dict[str, Any]:
     return config
 
 
-def _read(path: Path) -> Any:
-    ov = _openvino()
+def _core() -> Any:
+    return _openvino().Core()
+
+
+def _read(path: Path, shapes: Shapes = ()) -> Any:
     try:
-        return ov.Core().read_model(path)
+        model = _core().read_model(path)
+        if shapes:
+            model.reshape({name: list(dims) for name, dims in shapes})
+        return model
     except Exception as error:
         raise _cannot_load(path, error) from error
 
 
 def _compile(model: Any, path: Path, options: SessionOptions) -> Any:
     try:
-        return _openvino().Core().compile_model(model, options.device, _config(options))
+        return _core().compile_model(model, options.device, _config(options))
     except Exception as error:
         raise _cannot_load(path, error) from error
+
+
+def _kept(path: Path, options: SessionOptions, about: Mapping[str, Any], make: Callable[[], _Made]) -> Blob:
+    """The compiled model of `make`, from the blob of an earlier time where there is one."""
+    core = _core()
+    _require_device(core, options.device)
+
+    def compile_it() -> Blob:
+        made = make()
+        return Blob(_compile(made.model, path, options), made.reason)
+
+    config = _config(options)
+    try:
+        key = key_of(core, _openvino().__version__, path, options.device, {**about, "config": config})
+    except OSError as error:
+        raise _cannot_load(path, error) from error
+    return read_or_compile(core, key, config, compile_it)
+
+
+def _require_device(core: Any, device: str) -> None:
+    """Raise RuntimeUnavailable where OpenVINO does not see one of the devices that `device` names."""
+    if device.startswith(("AUTO", "HETERO", "MULTI")):
+        return
+    present = core.available_devices
+    if device not in present and device not in {p.partition(".")[0] for p in present}:
+        raise RuntimeUnavailable(
+            f"openvino sees no device {device}; it sees {', '.join(present)}",
+            hint="install the device's driver, or choose another --device",
+        )
 
 
 def _cannot_load(path: Path, error: Exception) -> BundleError:
@@ -174,7 +219,9 @@ class OvSession:
     """See `edgemm.runtimes.base.Session`."""
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
-        self._request = _Request(_Graph(lambda: _compile(_read(path), path, options)))
+        shapes = options.shapes
+        make = partial(_kept, path, options, {"shapes": shapes}, lambda: _Made(_read(path, shapes)))
+        self._request = _Request(_Graph(lambda: make().compiled))
         self.inputs = self._request.inputs
         self.outputs = self._request.outputs
 
@@ -195,25 +242,18 @@ class OvSession:
         del self._request
 
 
-@dataclass(frozen=True)
-class _Stateful:
-    """A decoder's model with its state inside; `reason` says why it is not of the lowered form, if it is not."""
-
-    model: Any
-    reason: str = ""
-
-
-def _stateful(path: Path, states: tuple[StatePort, ...], *, alignment: bool) -> _Stateful:
+def _stateful(path: Path, states: tuple[StatePort, ...], *, alignment: bool) -> _Made:
+    """A decoder's model with its state inside."""
     model = _read(path)
     require_states(states, _ports(model.inputs))
     try:
         lower(model, path, states, alignment=alignment)
-        return _Stateful(model)
+        return _Made(model)
     except Unrecognised as error:
         reason = str(error)
     except (LookupError, ValueError, RuntimeError, OSError) as error:
         reason = f"{type(error).__name__}: {_last_line(error)}"
-    return _Stateful(_made_stateful(path, states, alignment=alignment), f"the graph is not recognised: {reason}")
+    return _Made(_made_stateful(path, states, alignment=alignment), f"the graph is not recognised: {reason}")
 
 
 def _made_stateful(path: Path, states: tuple[StatePort, ...], *, alignment: bool) -> Any:
@@ -385,9 +425,14 @@ def load_session(path: Path, options: SessionOptions) -> OvSession:
 
 def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> OvDecoder:
     """Compile a decoder graph with its state inside, empty: lowered where its form is known."""
-    stateful = partial(_stateful, path, states, alignment=options.alignment)
-    first = [stateful()]
+    if options.device.startswith("NPU"):
+        raise BundleError(
+            f"{path.name} grows with every token, and an NPU takes graphs of fixed shapes alone",
+            hint="run the decoder elsewhere: --device CPU or GPU, or --runtime onnxruntime",
+        )
+    about = {"states": [asdict(s) for s in states], "alignment": options.alignment}
+    make = partial(_kept, path, options, about, partial(_stateful, path, states, alignment=options.alignment))
+    first = [make()]
     reason = first[0].reason
-    # The first model serves once: it would be held twice otherwise, as it was read and compiled.
-    graph = _Graph(lambda: _compile((first.pop() if first else stateful()).model, path, options))
-    return OvDecoder(graph, states, capacity, reason)
+    # The first serves once: held here too, it would outlive a graph that was compiled again.
+    return OvDecoder(_Graph(lambda: (first.pop() if first else make()).compiled), states, capacity, reason)

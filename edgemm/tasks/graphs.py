@@ -14,7 +14,7 @@ from edgemm.bundle.manifest import Component, ModelEntry, State
 from edgemm.bundle.opening import Bundle
 from edgemm.errors import BundleError
 from edgemm.runtimes import registry
-from edgemm.runtimes.base import Decoder, Session, SessionOptions, StatePort, as_numpy
+from edgemm.runtimes.base import Decoder, Session, SessionOptions, Shapes, StatePort, as_numpy
 
 
 @dataclass
@@ -73,7 +73,8 @@ class Graphs:
         runs_int8 = registry.RUNTIMES[self.runtime_of(role)].int8_operators
         small = component.precision in ("int8", "int4")
         computes = bool(component.int8_operators) and component.int8_operators[0] in runs_int8
-        return replace(self.options, int8_weights=small and not computes)
+        shapes = _opt_shapes(component) if self.options.device.startswith("NPU") else ()
+        return replace(self.options, int8_weights=small and not computes, shapes=shapes)
 
     def embed(self) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """ids [B, S] → embeddings [B, S, hidden]."""
@@ -116,6 +117,11 @@ class Graphs:
             if self._decoder is not None:
                 self._decoder.close()
             self._sessions, self._decoder = {}, None
+
+
+def _opt_shapes(component: Component) -> Shapes:
+    """The usual sizes of the inputs, for devices that take fixed ones alone."""
+    return tuple((i.name, tuple(d.opt for d in i.dims)) for i in component.inputs)
 
 
 def _state_port(state: State) -> StatePort:
