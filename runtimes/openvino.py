@@ -32,7 +32,8 @@ from edgemm.runtimes.base import (
 )
 from edgemm.runtimes.lowering.graph import Unrecognised
 from edgemm.runtimes.lowering.openvino_decoder import BEAMS, lower
-from edgemm.runtimes.openvino_blobs import Blob, key_of, read_or_compile
+from edgemm.runtimes.openvino_blobs import TARGET, Blob, key_of, read_or_compile
+from edgemm.runtimes.providers import require_device
 
 
 def _openvino() -> Any:
@@ -104,7 +105,8 @@ def _kept(path: Path, options: SessionOptions, about: Mapping[str, Any], make: C
 
 def _require_device(core: Any, device: str) -> None:
     """Raise RuntimeUnavailable where OpenVINO does not see one of the devices that `device` names."""
-    if device.startswith(("AUTO", "HETERO", "MULTI")):
+    require_device(TARGET, device)
+    if device.startswith("AUTO"):
         return
     present = core.available_devices
     if device not in present and device not in {p.partition(".")[0] for p in present}:

@@ -10,6 +10,7 @@ from edgemm.cli import args
 from edgemm.cli.shared import Io
 from edgemm.cli.shared import verb as as_verb
 from edgemm.errors import UsageError
+from edgemm.runtimes.providers import OPENVINO_DEVICES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,7 @@ def build(
         str | None, typer.Option("--gpu", help="Architectures, such as sm86,sm89; without it the GPU that is here.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="Of openvino: CPU, GPU, NPU, AUTO; without it the CPU.")
+        str | None, typer.Option("--device", help=f"Of openvino: {', '.join(OPENVINO_DEVICES)}; without it the CPU.")
     ] = None,
     component: Annotated[str | None, typer.Option("--component", help="Only these components; without it all.")] = None,
 ) -> None:
@@ -53,7 +54,7 @@ def _openvino(
     from edgemm.runtimes.base import SessionOptions
 
     if gpu is not None:
-        raise UsageError("--gpu is for TensorRT", hint="choose with --device: CPU, GPU, NPU or AUTO")
+        raise UsageError("--gpu is for TensorRT", hint=f"choose with --device: {', '.join(OPENVINO_DEVICES)}")
     opened = args.open_or_default(io, bundle)
     with io.progress() as tell:
         return opened, build_openvino(opened, SessionOptions(device=device or "CPU"), only, tell)
