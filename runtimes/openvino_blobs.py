@@ -116,9 +116,7 @@ def places(path: Path) -> tuple[Path, ...]:
 
 def found(key: Key) -> tuple[Path, Note] | None:
     """The file of a blob that can be used, and its note. Nothing of it is loaded."""
-    # By the hash alone: a component of a bundle need not be called as its file is.
-    names = f"*.{TARGET}.{key.digest[:12]}.engine"
-    for blob in [path for folder in places(key.path) for path in sorted(folder.glob(names))]:
+    for blob in _named(key):
         try:
             note = Note.model_validate_json(blob.with_suffix(".json").read_bytes())
             if _fits(key, blob, note):
@@ -126,6 +124,12 @@ def found(key: Key) -> tuple[Path, Note] | None:
         except (OSError, ValidationError):
             continue
     return None
+
+
+def _named(key: Key) -> list[Path]:
+    """Files that say by their name that they are it: a component of a bundle need not be called as its file is."""
+    names = f"*.{TARGET}.{key.digest[:12]}.engine"
+    return [path for folder in places(key.path) for path in sorted(folder.glob(names))]
 
 
 def _fits(key: Key, blob: Path, note: Note) -> bool:
@@ -154,7 +158,8 @@ def read_or_compile(core: Any, key: Key, config: Mapping[str, Any], compile_it: 
     seconds = time.perf_counter() - start
     if collected is not None:
         collected[1].append(_written(collected[0], key, made, seconds))
-    elif seconds >= WORTH_S:
+    elif seconds >= WORTH_S or _named(key):
+        # One that is there, and did not serve, was worth it to somebody.
         _keep(key, made, seconds)
     return made
 

@@ -146,6 +146,18 @@ def test_a_blob_of_the_bundle_is_used(graph, compiled):
     assert len(compiled) == 1
 
 
+def test_a_spoilt_blob_of_the_bundle_is_made_anew(graph, compiled, monkeypatch):
+    first = answer(graph)
+    folder = graph[0].parent.parent / "engines"
+    shutil.move(cache_dir("openvino"), folder)
+    (spoilt,) = folder.glob("*.engine")
+    flipped(spoilt)
+    monkeypatch.setattr(openvino_blobs, "WORTH_S", 1e9)
+    np.testing.assert_array_equal(answer(graph), first)
+    np.testing.assert_array_equal(answer(graph), first)
+    assert len(compiled) == 2, "the new one, in the cache, is not used"
+
+
 def test_the_cache_has_a_bound(graph, monkeypatch):
     answer(graph)
     monkeypatch.setattr(openvino_blobs, "LIMIT_BYTES", blob().stat().st_size + 1000)
