@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from edgemm.bundle.files import cache_dir, sha256_of
 from edgemm.bundle.manifest import Engine
-from edgemm.errors import StorageError
+from edgemm.errors import BundleError, StorageError
 from edgemm.runtimes.engines import FOLDER, Note, put_engines
 from edgemm.runtimes.lowering.cache import content_hash
 
@@ -178,7 +178,13 @@ def _touch(path: Path) -> None:
 
 def _written(folder: Path, key: Key, made: Blob, seconds: float) -> tuple[Path, Note]:
     path = folder / f"{key.name}.engine"
-    stream = made.compiled.export_model()
+    try:
+        stream = made.compiled.export_model()
+    except RuntimeError as error:
+        raise BundleError(
+            f"what openvino compiles for {key.device} cannot be written",
+            hint="build for the device itself: --device CPU, GPU or NPU",
+        ) from error
     path.write_bytes(stream if isinstance(stream, bytes) else stream.getbuffer())
     engine = Engine(
         component=key.path.stem,
@@ -206,7 +212,7 @@ def _keep(key: Key, made: Blob, seconds: float) -> None:
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as scratch:
             put_engines(folder, [_written(Path(scratch), key, made, seconds)])
         _sweep(folder)
-    except (OSError, StorageError, RuntimeError):
+    except (OSError, StorageError, BundleError):
         pass
 
 

@@ -24,9 +24,6 @@ from edgemm.runtimes.lowering.linear import Linear, product
 BEAMS = "beam_idx"
 """The input that says which row each row of the state was."""
 
-FUSED = "ScaledDotProductAttentionWithKVCache"
-"""The operator of a compiled model that this form is made for."""
-
 _EMBEDS, _MASK = "inputs_embeds", "attention_mask"
 
 
@@ -44,9 +41,11 @@ def lower(model: Any, path: Path, states: Sequence[StatePort], *, alignment: boo
     Raises Unrecognised, with the model unchanged, where a layer is of another form.
     """
     graph = _graph(path)
+    if not states or not {_EMBEDS, _MASK} <= graph.inputs.keys():
+        raise Unrecognised(f"a graph without {_EMBEDS}, {_MASK} or a state")
     layers = _layers(graph, states)
     products = _products(graph)
-    editor = _Editor(model, (s.input for s in states))
+    editor = _Editor(model)
     if not alignment:
         editor.drop_output(ALIGNMENT)
     for layer in layers:
@@ -61,15 +60,7 @@ def _graph(path: Path) -> Graph:
         import onnx
     except ImportError as error:
         raise Unrecognised(f"onnx cannot be loaded: {error}") from error
-    graph = Graph(onnx.load(path, load_external_data=False), path.parent)
-    if not {_EMBEDS, _MASK} <= graph.inputs.keys() or len(states_of(graph)) == 0:
-        raise Unrecognised(f"a graph without {_EMBEDS}, {_MASK} or a state")
-    return graph
-
-
-def states_of(graph: Graph) -> list[str]:
-    """Names of the inputs that hold a past."""
-    return [name for name in graph.inputs if name.startswith("past_key_values.")]
+    return Graph(onnx.load(path, load_external_data=False), path.parent)
 
 
 def _layers(graph: Graph, states: Sequence[StatePort]) -> list[_Layer]:
@@ -89,7 +80,7 @@ def _products(graph: Graph) -> list[list[Linear]]:
     together: dict[tuple[str, int, int], list[Linear]] = {}
     for node in graph.nodes:
         found = product(graph, node.output[0]) if node.op_type == "MatMul" else None
-        if found is not None and found.block:
+        if found is not None and found.block and found.weight.dtype == np.int8:
             together.setdefault((found.input, found.block, found.weight.shape[0]), []).append(found)
     return list(together.values())
 
@@ -108,10 +99,10 @@ def _blocks(part: Linear) -> tuple[NDArray[np.int8], NDArray[Any]]:
 class _Editor:
     """Changes an OpenVINO model by the names of its values."""
 
-    def __init__(self, model: Any, pasts: Any) -> None:
+    def __init__(self, model: Any) -> None:
         from openvino import Type, opset13
 
-        self.ops, self.i32 = opset13, Type.i32
+        self.ops = opset13
         self.model = model
         self.outputs = {name: out for op in model.get_ordered_ops() for out in op.outputs() for name in out.get_names()}
         self.beams = opset13.parameter([-1], Type.i32, name=BEAMS)

@@ -177,6 +177,11 @@ def test_a_device_that_is_not_here(graph):
         openvino.load_session(graph[0], SessionOptions(device="GPU.7"))
 
 
+def test_a_device_that_openvino_chooses(graph):
+    first = answer(graph)
+    np.testing.assert_allclose(answer(graph, SessionOptions(device="AUTO")), first, atol=1e-4 * np.abs(first).max())
+
+
 def test_a_growing_decoder_is_refused_for_an_npu(graph):
     with pytest.raises(BundleError, match="fixed shapes"):
         openvino.load_decoder(*graph, 64, SessionOptions(device="NPU"))
