@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgemm.bundle.files import cache_dir, sha256_of
-from edgemm.bundle.manifest import Engine
+from edgemm.bundle.manifest import MANIFEST_NAME, Engine
 from edgemm.errors import BundleError, StorageError
 from edgemm.runtimes.engines import FOLDER, Note, put_engines
 from edgemm.runtimes.lowering.cache import content_hash
@@ -158,10 +158,15 @@ def read_or_compile(core: Any, key: Key, config: Mapping[str, Any], compile_it: 
     seconds = time.perf_counter() - start
     if collected is not None:
         collected[1].append(_written(collected[0], key, made, seconds))
-    elif seconds >= WORTH_S or _named(key):
+    elif _in_bundle(key.path) and (seconds >= WORTH_S or _named(key)):
         # One that is there, and did not serve, was worth it to somebody.
         _keep(key, made, seconds)
     return made
+
+
+def _in_bundle(path: Path) -> bool:
+    """Whether a graph is one of a whole bundle. Others, such as an export checks on its way, are loaded once."""
+    return (path.parent.parent / MANIFEST_NAME).is_file()
 
 
 def _stream(path: Path) -> Any:

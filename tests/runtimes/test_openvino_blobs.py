@@ -24,6 +24,7 @@ def graph(tmp_path, monkeypatch):
     monkeypatch.setattr(openvino_blobs, "WORTH_S", 0.0)
     path, states = written("grouped", "int8")
     shutil.copytree(path.parent, tmp_path / "bundle" / "graphs")
+    (tmp_path / "bundle" / "edgemm.json").write_text("{}")
     return tmp_path / "bundle" / "graphs" / path.name, states
 
 
@@ -156,6 +157,12 @@ def test_a_spoilt_blob_of_the_bundle_is_made_anew(graph, compiled, monkeypatch):
     np.testing.assert_array_equal(answer(graph), first)
     np.testing.assert_array_equal(answer(graph), first)
     assert len(compiled) == 2, "the new one, in the cache, is not used"
+
+
+def test_a_graph_outside_a_bundle_is_not_kept(graph):
+    (graph[0].parent.parent / "edgemm.json").unlink()
+    answer(graph)
+    assert not list(cache_dir("openvino").glob("*"))
 
 
 def test_the_cache_has_a_bound(graph, monkeypatch):
