@@ -1,4 +1,4 @@
-"""The lowered decoder of ONNX Runtime against a graph of the same form built by hand, interleaved in one process.
+"""The lowered decoders of ONNX Runtime and OpenVINO, and a graph of the form of the first built by hand, interleaved.
 
     python benchmarks/decoder_lowering.py --work /tmp/decoder --rounds 20
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgemm.runtimes.base import SessionOptions, StatePort
 from edgemm.runtimes.lowering.bound import load_bound
 from edgemm.runtimes.lowering.cache import lowered_decoder
+from edgemm.runtimes.lowering.graph import Unrecognised
 from edgemm.runtimes.onnxruntime import OrtDecoder, OrtSession
+from edgemm.runtimes.openvino_blobs import collecting
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, DIM, INNER, VOCABULARY = 30, 576, 9, 3, 64, 1536, 49280
 CAPACITY, CONTEXT, THETA, EPSILON = 1280, 8192, 100_000.0, 1e-5
@@ -221,6 +224,19 @@ def contenders(work: Path, threads: int, wanted: list[str]) -> dict[str, Callabl
         options = stored_int8 if precision == "int8" else fast
         return OrtDecoder(OrtSession(paths[precision], options), STATES, CAPACITY)
 
+    def on_openvino(precision: str, *, recognised: bool):
+        from edgemm.runtimes import openvino
+
+        def give_up(*_: object, **__: object) -> None:
+            raise Unrecognised("as it is")
+
+        lower, openvino.lower = openvino.lower, openvino.lower if recognised else give_up
+        try:
+            with tempfile.TemporaryDirectory() as folder, collecting(Path(folder)):
+                return openvino.load_decoder(paths[precision], STATES, CAPACITY, fast)
+        finally:
+            openvino.lower = lower
+
     made = {
         "by_hand int8 block 32": lambda: ByHandDecoder(work / "by_hand_32.onnx", threads),
         "by_hand int8 block 128": lambda: ByHandDecoder(work / "by_hand_128.onnx", threads),
@@ -228,6 +244,8 @@ def contenders(work: Path, threads: int, wanted: list[str]) -> dict[str, Callabl
         "portable int8": lambda: portable("int8"),
         "lowered fp32": lambda: lowered("fp32"),
         "portable fp32": lambda: portable("fp32"),
+        "openvino lowered int8": lambda: on_openvino("int8", recognised=True),
+        "openvino portable int8": lambda: on_openvino("int8", recognised=False),
     }
     return {k: v for k, v in made.items() if not wanted or k in wanted}
 

@@ -256,14 +256,17 @@ def load(
     device: str = "CPU",
     threads: int = 0,
     exact: bool = True,
+    microbench: bool = True,
 ) -> Model:
     """Open a bundle and give its tasks. Without `path`, the default bundle that edgemm carries.
 
     `runtime` is `auto` or one of `edgemm.runtimes.registry.RUNTIMES`; `threads` 0 lets it decide; without `exact`
-    it may compute in reduced precision. Raises BundleError, RuntimeUnavailable or UsageError.
+    it may compute in reduced precision. With `auto` the faster runtime of each component is found by a trial of a
+    second or two, once on a machine; without `microbench`, or with EDGEMM_NO_MICROBENCH set, a rule decides.
+    Raises BundleError, RuntimeUnavailable or UsageError.
     """
     if path is None and not os.path.isdir(default_bundle_path()):
         raise BundleError("this edgemm carries no default bundle", hint="run: edgemm export --int8 -o bundle")
     bundle = open_bundle(path if path is not None else default_bundle_path())
-    options = SessionOptions(device=device, threads=threads, exact=exact)
+    options = SessionOptions(device=device, threads=threads, exact=exact, microbench=microbench)
     return Model(bundle, runtime=runtime, options=options)

@@ -29,6 +29,8 @@ class DeviceValue(Protocol):
 
 
 Value = Array | DeviceValue
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Names of inputs, each with its dimensions."""
 
 
 def as_numpy(value: Value) -> Array:
@@ -44,6 +46,8 @@ class SessionOptions:
     quantize activations as they come, which is faster and makes runtimes differ. `int8_weights` says that
     the graph's matrices are int8 in storage only: this runtime computes with them in floating point. Without
     `alignment` a decoder may drop that output (see `Decoder.alignment`), which lets a runtime fuse its attention.
+    `shapes` are the inputs' for a device that takes fixed shapes alone. Without `microbench` the runtime of a component
+    is chosen by rule, not by a trial (see `edgemm.runtimes.choice`).
     """
 
     device: str = "CPU"
@@ -52,6 +56,8 @@ class SessionOptions:
     int8_weights: bool = False
     spin: bool = False
     alignment: bool = True
+    shapes: Shapes = ()
+    microbench: bool = True
 
 
 @dataclass(frozen=True)

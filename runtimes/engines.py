@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,7 @@ class Note(BaseModel):
     engine: Engine
     graph_sha256: Sha256
     profile: Ranges
-    cosine: float
+    cosine: float | None = None
     peak_rss_mb: float
     warnings: tuple[str, ...] = ()
 
@@ -242,11 +243,11 @@ def _raised(error: dict[str, str]) -> EdgemmError:
     return made
 
 
-def keep(bundle: Bundle, built: Sequence[tuple[Path, Note]]) -> Path:
+def keep(bundle: Bundle, built: Sequence[tuple[Path, Note]], elsewhere: Path | None = None) -> Path:
     """Put engines where later sessions find them; return the folder.
 
-    That is the bundle, whose manifest then lists them; or the cache, for an archive, the embedded bundle and a place
-    that cannot be written.
+    That is the bundle, whose manifest then lists them; or the cache (or `elsewhere`), for an archive, the embedded
+    bundle and a place that cannot be written.
     """
     owned = (cache_dir(), Path(errors.__file__).resolve().parent)
     if not any(bundle.path.resolve().is_relative_to(place) for place in owned):
@@ -254,15 +255,15 @@ def keep(bundle: Bundle, built: Sequence[tuple[Path, Note]]) -> Path:
             return _keep_inside(bundle, built)
         except StorageError:
             pass
-    folder = cache_dir(FOLDER, bundle_key(bundle))
-    _put(folder, built)
+    folder = elsewhere or cache_dir(FOLDER, bundle_key(bundle))
+    put_engines(folder, built)
     return folder
 
 
 def _keep_inside(bundle: Bundle, built: Sequence[tuple[Path, Note]]) -> Path:
     place = bundle.path.resolve()
     with adding(place) as twin:
-        _put(twin / FOLDER, built)
+        put_engines(twin / FOLDER, built)
         kept = tuple(note.engine for _, note in built)
         names = {(e.component, e.target, e.options_sha256) for e in kept}
         older = [e for e in bundle.manifest.engines if (e.component, e.target, e.options_sha256) not in names]
@@ -270,13 +271,14 @@ def _keep_inside(bundle: Bundle, built: Sequence[tuple[Path, Note]]) -> Path:
     return place / FOLDER
 
 
-def _put(folder: Path, built: Sequence[tuple[Path, Note]]) -> None:
+def put_engines(folder: Path, built: Sequence[tuple[Path, Note]]) -> None:
+    """Engines and their notes, in a folder that lists no others of these names."""
     with storage_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         for path, note in built:
             target = folder / f"{note.stem}{_SUFFIX}"
             partial = target.with_suffix(".partial")
-            partial.write_bytes(path.read_bytes())
+            shutil.copyfile(path, partial)
             os.replace(partial, target)
             # Last, and of no use if it is torn: an engine without its note is none. A note that the bundle shares with
             # its twin is replaced, not written to.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgemm.errors import BundleError, InputError, RuntimeUnavailable
+from edgemm.runtimes import providers
 from edgemm.runtimes.base import (
     ALIGNMENT,
     Array,
@@ -61,13 +62,18 @@ def _load(path: Path, options: SessionOptions) -> Any:
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
     elif options.int8_weights:
         settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+    wanted = providers.requested(ort, options.device, exact=options.exact)
+    if options.device != providers.CPU:
+        settings.add_session_config_entry(providers.RECORD_KEY, "1")
     try:
-        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), settings, providers=wanted)
     except Exception as error:
         raise BundleError(
             f"onnxruntime {ort.__version__} cannot load {path.name}: {_first_line(error)}",
             hint="run: edgemm inspect on the bundle, or choose another --runtime",
         ) from error
+    providers.require_in_use(ort, options.device, session)
+    return session
 
 
 def _first_line(error: BaseException) -> str:

@@ -157,7 +157,7 @@ def _monitor(trt: Any, tell: Callable[[str, float], None]) -> Any:
 def check_target(target: str, gpus: Sequence[str]) -> None:
     """Refuse a target that is not known, or that cannot be built on this machine, before anything is loaded."""
     if target not in PACKAGES:
-        raise UsageError(f"--target takes {' or '.join(PACKAGES)}, not {target!r}")
+        raise UsageError(f"--target takes {', '.join(PACKAGES)} or openvino, not {target!r}")
     if target == "tensorrt" and gpus:
         raise UsageError(
             "tensorrt builds for the GPU that is here; --gpu is for tensorrt-rtx",

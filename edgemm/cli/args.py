@@ -10,6 +10,7 @@ import typer
 
 from edgemm.cli.shared import Io
 from edgemm.errors import BundleError, UsageError
+from edgemm.runtimes.providers import ALL_DEVICES
 
 if TYPE_CHECKING:
     from edgemm.bundle.opening import Bundle
@@ -20,7 +21,7 @@ BundleArgument = Annotated[
     typer.Argument(metavar="BUNDLE", help="Without it ./bundle if there is one, else the embedded default."),
 ]
 RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto, or one that doctor lists.", metavar="NAME")]
-DeviceOption = Annotated[str, typer.Option("--device", help="The runtime's device: CPU, GPU, NPU.")]
+DeviceOption = Annotated[str, typer.Option("--device", help=f"The runtime's device: {', '.join(ALL_DEVICES)}.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="0 lets the runtime decide.")]
 
 _HERE = Path("bundle")

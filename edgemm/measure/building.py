@@ -32,7 +32,7 @@ def build(bundle: Bundle, target: str, gpus: Sequence[str], only: Sequence[str],
     """
     builder = installed_builder(target)
     fresh = {f.note.engine.options_sha256: f for f in engines.engines_of(bundle, builder) if not f.stale}
-    plans = [engines.plan(bundle, c, target, gpus) for c in _components(bundle, only)]
+    plans = [engines.plan(bundle, c, target, gpus) for c in components_of(bundle, only)]
     known = [fresh[p.digest] for p in plans if p.digest in fresh]
     waiting = [p for p in plans if p.digest not in fresh]
     refused: dict[str, str] = {}
@@ -58,7 +58,8 @@ def _one(bundle: Bundle, planned: Plan, scratch: Path, tell: Tell, i: int, of: i
     return engines.build(bundle, planned, place, lambda at, share: tell(f"{name}: {at}", (i + share) / of))
 
 
-def _components(bundle: Bundle, only: Sequence[str]) -> list[Component]:
+def components_of(bundle: Bundle, only: Sequence[str]) -> list[Component]:
+    """The components of a bundle, or `only` these. Raises UsageError for a name that it does not have."""
     components = {c.name: c for c in bundle.manifest.components}
     unknown = [name for name in only if name not in components]
     if unknown:

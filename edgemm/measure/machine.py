@@ -180,8 +180,10 @@ def _devices_of(runtime: str) -> tuple[str, ...]:
         return tuple(openvino.Core().available_devices)
     import onnxruntime
 
-    providers = onnxruntime.get_available_providers()
-    return tuple(str(p).removesuffix("ExecutionProvider") for p in providers)
+    from edgemm.runtimes.providers import PROVIDERS
+
+    available = onnxruntime.get_available_providers()
+    return tuple(device for device, provider in PROVIDERS.items() if provider.name in available)
 
 
 def _gpus() -> tuple[str, ...]:

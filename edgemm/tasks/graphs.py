@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,10 @@ from edgemm.bundle.manifest import Component, ModelEntry, State
 from edgemm.bundle.opening import Bundle
 from edgemm.errors import BundleError
 from edgemm.runtimes import registry
-from edgemm.runtimes.base import Decoder, Session, SessionOptions, StatePort, as_numpy
+from edgemm.runtimes.base import Decoder, Session, SessionOptions, Shapes, StatePort, as_numpy
+from edgemm.runtimes.choice import Question, choose
+from edgemm.runtimes.engines import graph_hash
+from edgemm.tasks.trial import compare
 
 
 @dataclass
@@ -34,8 +37,30 @@ class Graphs:
     def runtime_of(self, role: str) -> str:
         """The name of the runtime that `role` runs on."""
         component = self._component(role)
-        self.chosen.setdefault(component.name, registry.choose(self.runtime, role))
+        if component.name not in self.chosen:
+            self.chosen[component.name] = self._choose(component)
         return self.chosen[component.name]
+
+    def _choose(self, component: Component) -> str:
+        options = self.options
+        stateful = component.role == "decoder" and bool(self.bundle.manifest.states_of(component.name))
+        question = Question(
+            graph_sha256=graph_hash(self.bundle, component),
+            role=component.role,
+            precision=component.precision,
+            device=options.device,
+            threads=options.threads,
+            exact=options.exact,
+        )
+
+        def load(runtime: str) -> Session | Decoder:
+            graphs = Graphs(self.bundle, self.entry, runtime, options)
+            return graphs.decoder() if stateful else graphs.session(component.role)
+
+        def trial(names: Sequence[str]) -> dict[str, float]:
+            return compare(component, names, load, stateful=stateful)
+
+        return choose(self.runtime, question, options, trial)
 
     def session(self, role: str) -> Session:
         """The stateless graph of `role`."""
@@ -73,7 +98,8 @@ class Graphs:
         runs_int8 = registry.RUNTIMES[self.runtime_of(role)].int8_operators
         small = component.precision in ("int8", "int4")
         computes = bool(component.int8_operators) and component.int8_operators[0] in runs_int8
-        return replace(self.options, int8_weights=small and not computes)
+        shapes = _opt_shapes(component) if self.options.device.startswith("NPU") else ()
+        return replace(self.options, int8_weights=small and not computes, shapes=shapes)
 
     def embed(self) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """ids [B, S] → embeddings [B, S, hidden]."""
@@ -116,6 +142,11 @@ class Graphs:
             if self._decoder is not None:
                 self._decoder.close()
             self._sessions, self._decoder = {}, None
+
+
+def _opt_shapes(component: Component) -> Shapes:
+    """The usual sizes of the inputs, for devices that take fixed ones alone."""
+    return tuple((i.name, tuple(d.opt for d in i.dims)) for i in component.inputs)
 
 
 def _state_port(state: State) -> StatePort:

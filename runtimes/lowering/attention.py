@@ -53,7 +53,7 @@ def group_query_attention(graph: Graph, states: Sequence[StatePort], capacity: i
         raise Unrecognised("states that are no pairs of keys and values")
     if any(s.shape[3] % _HEAD_MULTIPLE for s in states):
         raise Unrecognised(f"heads of {states[0].shape[3]}, no multiple of {_HEAD_MULTIPLE}")
-    layers = [_match(graph, k, v) for k, v in zip(states[::2], states[1::2], strict=True)]
+    layers = [match(graph, k, v) for k, v in zip(states[::2], states[1::2], strict=True)]
     for bias in {a.bias for a in layers}:
         require_causal(graph, bias, capacity)
     turned = [(_rotary(graph, a.query), _rotary(graph, a.key)) for a in layers]
@@ -82,7 +82,8 @@ def _tables(graph: Graph, found: Sequence[Rotary | None], capacity: int) -> bool
     return True
 
 
-def _match(graph: Graph, key_state: StatePort, value_state: StatePort) -> Attention:
+def match(graph: Graph, key_state: StatePort, value_state: StatePort) -> Attention:
+    """The attention over two states. Raises Unrecognised where it is of another form."""
     name = key_state.output
     keys, values = (_appended(graph, s) for s in (key_state, value_state))
     all_keys, groups = _repeated(graph, key_state)

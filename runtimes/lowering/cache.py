@@ -65,12 +65,12 @@ def _key(path: Path, states: Sequence[StatePort], capacity: int) -> str:
         "capacity": capacity,
         "states": [asdict(s) for s in states],
         "graph": hashlib.sha256(text).hexdigest(),
-        "weights": {f: _content(path.parent / f) for f in sorted(files)},
+        "weights": {f: content_hash(path.parent / f) for f in sorted(files)},
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _content(path: Path) -> str:
+def content_hash(path: Path) -> str:
     """SHA-256 of a file, remembered by its place, size, times and inode."""
     info = path.stat()
     stamp = f"{path.absolute()} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns} {info.st_ino}"
@@ -91,7 +91,7 @@ def _whole(target: Path) -> bool:
     """Whether everything that was written still lies there unchanged."""
     try:
         listing = json.loads((target / _LISTING).read_bytes())
-        return bool(listing) and all(_content(target / name) == digest for name, digest in listing.items())
+        return bool(listing) and all(content_hash(target / name) == digest for name, digest in listing.items())
     except (OSError, ValueError, AttributeError):
         return False
 

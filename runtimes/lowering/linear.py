@@ -35,16 +35,17 @@ def linear(graph: Graph, name: str) -> Linear | None:
     """The product that makes `name`, with the bias that is added to it."""
     add = graph.maker(name, "Add")
     if add is None:
-        return _product(graph, name)
+        return product(graph, name)
     for value, bias in (add.input, reversed(add.input)):
-        found = _product(graph, value)
+        found = product(graph, value)
         weight = graph.weights.get(bias)
         if found and weight and weight.shape == (found.width,) and graph.only_user(value, "Add"):
             return Linear(found.input, name, found.weight, found.name, found.scales, found.block, weight)
     return None
 
 
-def _product(graph: Graph, name: str) -> Linear | None:
+def product(graph: Graph, name: str) -> Linear | None:
+    """The product that makes `name`, without a bias."""
     node = graph.maker(name, "MatMul")
     if node is None:
         return None
@@ -135,7 +136,7 @@ def _beside(weights: Sequence[Weight], axis: int) -> Weight:
 def quantized_products(graph: Graph) -> None:
     """Write every product with a blocked int8 matrix as MatMulNBits. Its numbers are not rounded again."""
     for node in [n for n in graph.nodes if n.op_type == "MatMul"]:
-        found = _product(graph, node.output[0])
+        found = product(graph, node.output[0])
         if found is not None and found.block:
             graph.remove(node)
             write(graph, [found], node.output[0])

@@ -118,7 +118,7 @@ def test_an_archive_gets_its_engines_in_the_cache(cli: Cli, tmp_path: Path) -> N
 
 
 WRONG = {
-    "no target": ((), "--target takes tensorrt or tensorrt-rtx"),
+    "no target": ((), "--target takes tensorrt, tensorrt-rtx or openvino"),
     "another target": (("--target", "coreml"), "'coreml'"),
     "a GPU for tensorrt": (("--target", "tensorrt", "--gpu", "sm87"), "builds for the GPU that is here"),
     "a GPU twice": ((*RTX, "--gpu", "sm86,SM86"), "twice"),
