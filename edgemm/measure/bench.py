@@ -137,7 +137,7 @@ def _component(
                     continue
                 entry = found.setdefault(key, {})[runtime] = {"precision": own[name].precision}
                 try:
-                    call = _call(bundle, own[name], runtime, options, stack)
+                    call = component_call(bundle, own[name], runtime, options, stack)
                     call()
                 except EdgemmError as error:
                     entry["error"] = error.message
@@ -149,10 +149,10 @@ def _component(
     return found
 
 
-def _call(
+def component_call(
     bundle: Bundle, component: Component, runtime: str, options: SessionOptions, stack: ExitStack
 ) -> Callable[[], object]:
-    """One call of a component with inputs at the manifest's opt sizes; for a decoder, one step."""
+    """One call of a component, until `stack` ends: with inputs at the manifest's opt sizes; for a decoder, one step."""
     entry = next(m for m in bundle.manifest.models if m.name == component.model)
     graphs = Graphs(bundle, entry, runtime, options)
     stack.callback(graphs.close)
