@@ -35,7 +35,10 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and encoders.")] = False,
     calib: Annotated[
         list[Path] | None,
-        typer.Option("--calib", help="Pictures, sounds, videos or folders for --int8. Repeatable."),
+        typer.Option(
+            "--calib",
+            help="Pictures, sounds, videos, recordings, folders of them or data sets, for --int8. Repeatable.",
+        ),
     ] = None,
     calib_method: Annotated[
         str | None,

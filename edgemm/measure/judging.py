@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgemm.bundle.manifest import Component, SpeedCheck
 from edgemm.bundle.opening import Bundle, open_bundle
 from edgemm.errors import UsageError
-from edgemm.measure.bench import component_call
+from edgemm.measure.bench import LEAST_SHARE, component_call
 from edgemm.measure.evaluate import check_rows, drops, evaluate
 from edgemm.measure.timing import least_ratio, quantile, taken_ms
 from edgemm.model import Model
@@ -23,7 +23,6 @@ MAX_DROP = 1.0  # points
 _SECONDARY = ("map50", "recall@10")  # told beside the metric that decides
 _RUNTIME = "onnxruntime"
 _ENOUGH_MS, _LEAST_ROUNDS, _MOST_ROUNDS = 3000.0, 11, 301
-_LEAST_SHARE = 0.02  # of the fp32 bundle's time: below it a component's own speed changes nothing
 
 
 def gates(
@@ -76,7 +75,7 @@ def speeds(whole: Path, quantized: Path) -> list[SpeedCheck]:
     before, after = ({c.name: c for c in b.manifest.components} for b in bundles)
     found = [_speed(bundles, (before[n], after[n])) for n in after if n in before and _changed(before[n], after[n])]
     total = sum(s.before_ms for s in found)
-    return [s.model_copy(update={"judged": s.before_ms >= _LEAST_SHARE * total}) for s in found]
+    return [s.model_copy(update={"judged": s.before_ms >= LEAST_SHARE * total}) for s in found]
 
 
 def _changed(before: Component, after: Component) -> bool:
