@@ -1,7 +1,7 @@
 """The gates: the task's metric on the user's data, and speed. What does not hold is mended, or refused.
 
 Everything is quantized first. Where the metric falls too far, other ways to choose ranges are tried; then operators are
-restored to floating point, the loudest first, twice as many each time, until the metric holds; then fewer again, to the
+restored to floating point, those first that disturb the outputs most, twice as many each time, until the metric holds; then fewer again, to the
 shortest such list.
 """
 
@@ -135,7 +135,7 @@ def settle(gate: AccuracyGate, workshop: Workshop, whole: Path, start: Choice, *
     """The first choice that holds the metric of the fp32 bundle `whole`.
 
     `static` says whether there are activation ranges to choose. Raises CheckFailed, with a table of the worst
-    operators, where the metric does not hold with every operator restored.
+    operators, where the metric does not hold with all but one of them restored.
     """
     workshop.step("measuring the metric of fp32")
     search = _Search(gate, workshop, gate.measure(whole))
@@ -160,17 +160,21 @@ def _ways(choice: Choice) -> str:
 
 
 def _restore(search: _Search, best: Trial, order: Sequence[Noise]) -> Trial:
-    """Restore the first 1, 2, 4, … operators of `order` until the metric holds, then as few as do."""
-    if not order:
+    """Restore the first 1, 2, 4, … operators of `order` until the metric holds, then as few as do.
+
+    The last one stays: a bundle with nothing left in int8 is not what was asked for.
+    """
+    most = len(order) - 1
+    if most < 1:
         raise _failure(search, best, order)
     failing, count = 0, 1
     while True:
         trial = search.attempt(replace(best.choice, restored=tuple(order[:count])), f"with {count} restored")
         if search.holds(trial):
             break
-        if count == len(order):
+        if count == most:
             raise _failure(search, trial, order)
-        failing, count = count, min(2 * count, len(order))
+        failing, count = count, min(2 * count, most)
     while count - failing > 1:
         middle = (failing + count) // 2
         fewer = search.attempt(replace(best.choice, restored=tuple(order[:middle])), f"with {middle} restored")
@@ -183,11 +187,11 @@ def _restore(search: _Search, best: Trial, order: Sequence[Noise]) -> Trial:
 
 def _failure(search: _Search, trial: Trial, order: Sequence[Noise]) -> CheckFailed:
     restored = len(trial.choice.restored)
-    even = f", even with all {restored} quantized operators restored" if restored else ""
+    even = f", even with {restored} of {len(order)} quantized operators restored" if restored else ""
     error = CheckFailed(
         f"{trial.metric} is {trial.after:.2f} after quantization and {trial.before:.2f} before: {trial.drop:.2f} "
         f"points worse, and at most {search.gate.max_drop:g} were allowed{even}",
-        hint="allow more with --max-drop, or calibrate on more data with --calib",
+        hint="allow more with --max-drop, calibrate on more data with --calib, or export with --fp16",
     )
     error.details = worst_table(order)
     return error
@@ -195,8 +199,11 @@ def _failure(search: _Search, trial: Trial, order: Sequence[Noise]) -> CheckFail
 
 def worst_table(order: Sequence[Noise]) -> str:
     """The loudest operators, one a line."""
-    rows = [f"{n.sqnr_db:7.1f}  {n.component:<16} {n.operator:<7} {n.node}" for n in order[:_WORST]]
-    return "\n".join(["SQNR dB  component        kind    operator", *rows]) if rows else ""
+    rows = [
+        f"{'-' if n.output_db is None else f'{n.output_db:.1f}':>9}  {n.sqnr_db:7.1f}  {n.component:<16} {n.node}"
+        for n in order[:_WORST]
+    ]
+    return "\n".join(["output dB   own dB  component        operator", *rows]) if rows else ""
 
 
 def gate_check(gate: AccuracyGate, settled: Settled) -> GateCheck:

@@ -41,7 +41,7 @@ def document(judged: Judged) -> dict[str, Any]:
         "operators": [
             {
                 "component": n.component, "node": n.node, "operator": n.operator,
-                "sqnr_db": n.sqnr_db, "restored": n in restored,
+                "sqnr_db": n.sqnr_db, "output_db": n.output_db, "restored": n in restored,
             }
             for n in (settled.noises if settled else ())
         ],
@@ -65,7 +65,10 @@ def _restored(judged: Judged) -> frozenset[Noise]:
 
 
 def picture(noises: Sequence[Noise], restored: frozenset[Noise]) -> str:
-    """An SVG with a bar for every operator: the relative error of its output in int8, on a logarithmic axis."""
+    """An SVG with a bar for every operator, on a logarithmic axis: the relative error that it alone, in int8, causes.
+
+    In the graph's output where that was measured, else in its own.
+    """
     shown = noises[:_MOST]
     height = _TOP + _ROW * len(shown) + 12
     width = _LEFT + _WIDTH + _RIGHT
@@ -73,7 +76,7 @@ def picture(noises: Sequence[Noise], restored: frozenset[Noise]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        '<text x="8" y="18" font-size="14">Error of each operator in int8, of its output (red: restored)</text>',
+        '<text x="8" y="18" font-size="14">Error of the output with this operator alone in int8 (red: restored)</text>',
     ]
     for decade in range(_DECADES + 1):
         x = _LEFT + _WIDTH * decade // _DECADES
@@ -85,13 +88,14 @@ def picture(noises: Sequence[Noise], restored: frozenset[Noise]) -> str:
 
 
 def _bar(noise: Noise, y: int, restored: bool) -> str:
-    error = 10 ** (-noise.sqnr_db / 20)
-    share = min(1.0, max(0.0, 1 - noise.sqnr_db / (20 * _DECADES)))
+    ratio_db = noise.sqnr_db if noise.output_db is None else noise.output_db
+    error = 10 ** (-ratio_db / 20)
+    share = min(1.0, max(0.0, 1 - ratio_db / (20 * _DECADES)))
     name = f"{noise.component}: {noise.node}"
     short = name if len(name) <= 68 else f"…{name[-67:]}"
     colour = _RESTORED if restored else _KEPT
     return (
-        f"<g><title>{escape(name)} ({escape(noise.operator)}): {noise.sqnr_db:.1f} dB</title>"
+        f"<g><title>{escape(name)} ({escape(noise.operator)}): {ratio_db:.1f} dB</title>"
         f'<text x="{_LEFT - 6}" y="{y + 11}" text-anchor="end">{escape(short)}</text>'
         f'<rect x="{_LEFT}" y="{y + 2}" width="{max(1.0, _WIDTH * share):.1f}" height="{_ROW - 5}" fill="{colour}"/>'
         f'<text x="{_LEFT + _WIDTH * share + 4:.1f}" y="{y + 11}" fill="#555">{error:.2g}</text></g>'
