@@ -1,8 +1,8 @@
 """The gates: the task's metric on the user's data, and speed. What does not hold is mended, or refused.
 
 Everything is quantized first. Where the metric falls too far, other ways to choose ranges are tried; then operators are
-restored to floating point, those first that disturb the outputs most, twice as many each time, until the metric holds; then fewer again, to the
-shortest such list.
+restored to floating point, those first that disturb the outputs most, twice as many each time, until the metric holds;
+then fewer again, to the shortest such list.
 """
 
 from __future__ import annotations
