@@ -19,10 +19,11 @@ from __future__ import annotations
 
 
 class EdgemmError(Exception):
-    """Root of the errors that edgemm raises on purpose. `str(error)` is one line."""
+    """Root of the errors that edgemm raises on purpose. `str(error)` is one line; `details` may be a table."""
 
     code = "error"
     exit_code = 1
+    details = ""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

@@ -37,6 +37,7 @@ from edgemm.bundle.writing import file_entries, write_manifest
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import GraphPlan, Port, initializer_parameters
 from edgemm.export.model_plan import ModelPlan, ReadyGraph
+from edgemm.export.precision.gated import UNJUDGED, Judged
 from edgemm.export.task_check import TaskOutcome
 
 LABELS = "labels.json"
@@ -243,15 +244,21 @@ def finish(
     written: Manifest,
     parity: Sequence[ParityCheck],
     outcomes: Sequence[TaskOutcome],
+    judged: Judged = UNJUDGED,
 ) -> Manifest:
     """Add what was checked and write the manifest again."""
     checks = Checks(
         parity=tuple(parity),
         tokens_equal={o.check.model: o.tokens_equal for o in outcomes if o.task != "classify"},
         tasks=tuple(o.check for o in outcomes),
+        gate=judged.gate,
+        speed=judged.speed,
         machine=f"{platform.machine()} {platform.system()}",
         tools={t: importlib.metadata.version(t) for t in _TOOLS},
     )
-    result = written.model_copy(update={"checks": checks, "files": file_entries(directory)})
+    told = {n: judged.choice.told(text) for n, text in written.quantization.recipe.items()}
+    quantization = written.quantization.model_copy(update={"recipe": told, "restored": judged.restored})
+    changes = {"quantization": quantization, "checks": checks, "files": file_entries(directory)}
+    result = written.model_copy(update=changes)
     write_manifest(directory, result)
     return result

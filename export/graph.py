@@ -142,8 +142,9 @@ def _tidy(model: onnx.ModelProto, plan: GraphPlan) -> onnx.ModelProto:
         for value, port in zip(values, ports, strict=True):
             _name_dims(value, port)
     for node in graph.node:
-        if plan.float_modules:
-            node.name = f"{_scope(node)}/{node.name}"
+        scope = _scope(node)
+        if scope and node.name:
+            node.name = f"{scope}/{node.name}"
         node.ClearField("doc_string")
         del node.metadata_props[:]
     del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]

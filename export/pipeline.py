@@ -25,14 +25,19 @@ from edgemm.export.half import half_plan
 from edgemm.export.locate import located
 from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
 from edgemm.export.precision import calibration
-from edgemm.export.precision.static import quantize_static_int8
+from edgemm.export.precision.gated import Judged, judge_speed, judged
+from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates, Workshop, settle
+from edgemm.export.precision.report import write_report
+from edgemm.export.precision.sensitivity import Noise, noises
+from edgemm.export.precision.static import quantize_static_int8, smoothed
 from edgemm.export.precision.weights import quantize_weights
 from edgemm.export.store import GraphStore, Stored
 from edgemm.export.traced import Traced
 from edgemm.export.verify import check_component
 
 Progress = Callable[[str, float], None]
-_STAGE = ".fp32"
+_STAGE, _TRIAL = ".fp32", ".trial"
+_PROBED = 8  # examples on which the noise of operators is measured
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,17 @@ class _Work:
     calibrated: bool
     progress: Progress
     steps: int
+    gates: Gates = NO_GATES
+    choice: Choice = AS_USUAL
+    trying: bool = False
     done: int = 0
     compare: bool = True
     parity: list[ParityCheck] = field(default_factory=list)
     stored: list[Stored] = field(default_factory=list)
 
     def step(self, what: str) -> None:
-        self.progress(what, self.done / self.steps)
-        self.done += 1
+        self.progress(what, min(1.0, self.done / self.steps))
+        self.done += not self.trying
 
 
 def export(
@@ -72,6 +80,8 @@ def export(
     *,
     precision: Precision = "fp32",
     calibrate_on: Sequence[Path] = (),
+    gates: Gates = NO_GATES,
+    choice: Choice = AS_USUAL,
     overwrite: bool = False,
     allow_pickle: bool = False,
     progress: Progress = lambda _what, _share: None,
@@ -79,11 +89,13 @@ def export(
     """Export a checkpoint (a directory, a hub id or an adapter; see `locate`) to a verified bundle at `target`.
 
     `calibrate_on` are pictures, sounds, videos or folders of them; `int8` needs them for its activation ranges.
+    `gates` are what the quantized bundle must hold beyond parity, `choice` is how it is quantized first.
     A checkpoint too large to be compared whole in the memory that is free is checked as `deep` says, in fp32 only.
     `progress` is called with what is being done and the share that is behind, 0…1.
 
     Raises CheckpointError for a checkpoint that can't be exported, CheckFailed (and writes nothing) where a component
-    or a task differs from the original, BundleError for a target that exists, StorageError for a full disk.
+    or a task differs from the original or a gate does not hold, BundleError for a target that exists, StorageError for
+    a full disk.
     """
     start = time.perf_counter()
     target = Path(target).absolute()
@@ -95,7 +107,8 @@ def export(
         _check_precision(precision, found)
         examples = calibration.load_examples(calibrate_on) if calibrate_on else []
         graphs = sum(len(plan.graphs) for _, plan in found.values())
-        work = _Work(precision, examples, bool(examples), progress, steps=3 * graphs + 2 * len(found) + 1)
+        steps = 3 * graphs + 2 * len(found) + 1
+        work = _Work(precision, examples, bool(examples), progress, steps, gates, choice)
         with writing(target, overwrite=overwrite) as partial:
             if checks is None:
                 manifest = _write(work, source, found, partial)
@@ -157,10 +170,60 @@ def _write(work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, M
     checks = task_check.against_original(stage, found, examples, work.step)
     if work.precision == "fp32":
         return describe.finish(stage, first, work.parity, checks)
+    verdict = _settle(work, source, found, prefixes, partial)
     second = _write_bundle(work, source, found, prefixes, partial, work.precision)
+    verdict = judge_speed(work.gates.speed, stage, partial, verdict, work.step)
     shutil.rmtree(stage)
     checks = task_check.after(partial, checks, work.step)
-    return describe.finish(partial, second, work.parity, checks)
+    write_report(partial, verdict)
+    return describe.finish(partial, second, work.parity, checks, verdict)
+
+
+def _settle(
+    work: _Work,
+    source: Checkpoint,
+    found: dict[str, tuple[Checkpoint, ModelPlan]],
+    prefixes: dict[str, str],
+    partial: Path,
+) -> Judged:
+    """Let the accuracy gate choose how to quantize, by bundles that are made to be measured."""
+    gate = work.gates.accuracy
+    if gate is None:
+        return Judged(choice=work.choice)
+    stage, trial = partial / _STAGE, partial / _TRIAL
+
+    def make(choice: Choice) -> Path:
+        shutil.rmtree(trial, ignore_errors=True)
+        work.choice = choice
+        _write_bundle(work, source, found, prefixes, trial, work.precision)
+        return trial
+
+    def noise(choice: Choice) -> list[Noise]:
+        work.choice = choice
+        graphs = [(prefixes[name] + g.role, g, plan) for name, (_, plan) in found.items() for g in plan.graphs]
+        return [n for own, graph, plan in graphs for n in _noises(work, stage, own, graph, plan)]
+
+    work.trying = True
+    static = work.precision == "int8" and any(
+        g.treatment == "static" for _, plan in found.values() for g in plan.graphs
+    )
+    settled = settle(gate, Workshop(make, noise, work.step), stage, work.choice, static=static)
+    work.trying, work.choice = False, settled.trial.choice
+    shutil.rmtree(trial)
+    return judged(gate, settled)
+
+
+def _noises(work: _Work, stage: Path, own: str, graph: GraphPlan, plan: ModelPlan) -> list[Noise]:
+    if work.precision != "int8":
+        return []
+    whole = onnx.load(stage / "graphs" / f"{own}.onnx")
+    feeds: list[describe.Feeds] = [{k: v.numpy() for k, v in graph.feeds(graph.trace).items()}]
+    if graph.treatment == "static":
+        feeds = _calibration_feeds(work, plan, graph.role)
+        whole = smoothed(whole, feeds, work.choice.recipe(own))
+    quantized = _graph_in(work, stage, own, graph, plan, work.precision, {})
+    assert isinstance(quantized, onnx.ModelProto)
+    return noises(own, whole, quantized, feeds[:: max(1, len(feeds) // _PROBED)][:_PROBED])
 
 
 def _write_deep(
@@ -185,6 +248,8 @@ def _write_bundle(
     directory: Path,
     precision: Precision,
 ) -> Manifest:
+    # A trial stands beside the fp32 stage, what is kept around it.
+    stage = directory.parent / _STAGE if work.trying else directory / _STAGE
     store = GraphStore(directory)
     components: list[Component] = []
     used: dict[str, Calibration] = {}
@@ -193,10 +258,12 @@ def _write_bundle(
         inside = len(components)
         for graph in plan.graphs:
             own = prefixes[name] + graph.role
-            made = _graph_in(work, directory / _STAGE, own, graph, plan, precision, used)
+            made = _graph_in(work, stage, own, graph, plan, precision, used)
             file, weights = store.write(own, made)
             model = made.model if isinstance(made, Traced) else made
             components.append(describe.component(directory, own, name, graph, precision, (file, weights), model))
+            if work.trying:
+                continue
             real = _calibration_feeds(work, plan, graph.role) if precision == "int8" else []
             if work.compare:
                 work.parity.append(check_component(graph, directory / file, own, precision, real=real[::8]))
@@ -228,15 +295,16 @@ def _graph_in(
     if precision != "int8":
         raise CheckpointError(f"{precision} is not a precision that export writes")
     whole = onnx.load(stage / "graphs" / f"{own}.onnx")
+    recipe = work.choice.recipe(own)
     if graph.treatment == "weight_only":
-        return quantize_weights(whole, graph.half_ops)
+        return quantize_weights(whole, graph.half_ops, recipe.restored)
     feeds = _calibration_feeds(work, plan, graph.role)
     used[own] = Calibration(
         n=len(feeds),
         sha256=calibration.digest(work.examples),
         what=", ".join(feeds[0]) if feeds else "",
     )
-    return quantize_static_int8(whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules)
+    return quantize_static_int8(whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules, recipe=recipe)
 
 
 def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:

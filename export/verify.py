@@ -34,6 +34,8 @@ TOLERANCES: dict[str, Tolerance] = {
     "int8": Tolerance(float("inf"), 0.9),
 }
 
+_MEND = "this family needs mending before it can be exported"
+_RESTORE = "add --data PATH: the layers that lose most are then restored until the metric holds"
 _SPARE = 0.1
 _ENOUGH_S = 6.0
 
@@ -126,7 +128,7 @@ def check_component(
         raise CheckFailed(
             f"{name} differs from the original: max abs {worst:.2e} (at most {tolerance.max_abs:.0e}), "
             f"cosine {cosine:.6f} (at least {tolerance.cosine})",
-            hint="this family needs mending before it can be exported",
+            hint=_MEND if precision in ("fp32", "fp16") else _RESTORE,
         )
     return ParityCheck(
         component=name,

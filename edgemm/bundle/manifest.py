@@ -187,6 +187,34 @@ class TaskCheck(_Part):
     n: int
 
 
+class GateCheck(_Part):
+    """The metric, in percent, on the user's data that decided: of the fp32 bundle and of this one.
+
+    `max_drop` is how many points worse it was allowed to be.
+    """
+
+    metric: str
+    before: float
+    after: float
+    max_drop: float
+    n: int
+
+
+class SpeedCheck(_Part):
+    """A component's median time in fp32 and in this bundle, in the same rounds on the machine of `checks`.
+
+    `low` is the lower end of the 95 % interval of `ratio`, before / after. Not `judged`: too little of the whole.
+    """
+
+    component: str
+    runtime: str
+    before_ms: float
+    after_ms: float
+    ratio: float
+    low: float
+    judged: bool = True
+
+
 class Checks(_Part):
     """What was verified before the bundle was written.
 
@@ -199,6 +227,8 @@ class Checks(_Part):
     parity: tuple[ParityCheck, ...] = ()
     tokens_equal: dict[str, float] = {}
     tasks: tuple[TaskCheck, ...] = ()
+    gate: GateCheck | None = None
+    speed: tuple[SpeedCheck, ...] = ()
     machine: str = ""
     tools: dict[str, str] = {}
 

@@ -11,6 +11,7 @@ import typer
 from edgemm.cli import args
 from edgemm.cli.shared import Io
 from edgemm.cli.shared import verb as as_verb
+from edgemm.errors import UsageError
 
 if TYPE_CHECKING:
     from edgemm.measure.bench import Bench
@@ -20,6 +21,10 @@ def bench(
     io: Io,
     bundle: args.BundleArgument = None,
     against: Annotated[Path | None, typer.Option("--against", help="A bundle to time in the same rounds.")] = None,
+    gate: Annotated[
+        float | None,
+        typer.Option("--gate", help="Exit with 3 unless every component is so many times faster than --against."),
+    ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Calls of each component.")] = 20,
     data: Annotated[
         Path | None,
@@ -32,8 +37,11 @@ def bench(
     """Time per component on each runtime installed, and per task."""
     from edgemm.bundle.opening import open_bundle
     from edgemm.measure.bench import bench as measure
+    from edgemm.measure.bench import check_gate
     from edgemm.runtimes.base import SessionOptions
 
+    if gate is not None and against is None:
+        raise UsageError("--gate needs a bundle to compare with", hint="add --against BUNDLE")
     own = args.open_or_default(io, bundle)
     with io.progress() as tell:
         found = measure(
@@ -45,10 +53,12 @@ def bench(
             options=SessionOptions(device=device, threads=threads),
             progress=tell,
         )
-    document = {k: v for k, v in asdict(found).items() if v is not None}
-    io.document({"bundle": str(own.path)} | document)
     if not io.json:
         _show(io, found)
+    if gate is not None:
+        check_gate(found, gate)
+    document = {k: v for k, v in asdict(found).items() if v is not None}
+    io.document({"bundle": str(own.path)} | document)
 
 
 def _show(io: Io, found: Bench) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgemm.cli.gates import Asked, gates_of, show_gates
 from edgemm.cli.shared import Io
 from edgemm.cli.shared import verb as as_verb
 from edgemm.errors import CheckpointError, UsageError, missing_extra
@@ -34,8 +35,29 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and encoders.")] = False,
     calib: Annotated[
         list[Path] | None,
-        typer.Option("--calib", help="Pictures, sounds, videos or folders for --int8. Repeatable."),
+        typer.Option(
+            "--calib",
+            help="Pictures, sounds, videos, recordings, folders of them or data sets, for --int8. Repeatable.",
+        ),
     ] = None,
+    calib_method: Annotated[
+        str | None,
+        typer.Option("--calib-method", help="How ranges are chosen: mse (the default), max, percentile or entropy."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A data set as of eval: the metric on it must hold, or layers are restored."),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", help="Points that the metric may lose on --data; 1.0 if left out.")
+    ] = None,
+    require_speedup: Annotated[
+        float | None,
+        typer.Option("--require-speedup", help="Times that every component must be faster than fp32, on this CPU."),
+    ] = None,
+    allow_slower: Annotated[
+        bool, typer.Option("--allow-slower", help="Keep what --require-speedup finds too slow.")
+    ] = False,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read weights that exist only as a pickle; no code of it is run.")
     ] = False,
@@ -49,19 +71,23 @@ def export(
     if fp16 and int8:
         raise UsageError("--fp16 and --int8 contradict each other", hint="give one of them")
     precision: Precision = "int8" if int8 else "fp16" if fp16 else "fp32"
-    source, data = _source(checkpoint, calib or [])
-    if int8 and not data:
+    source, examples = _source(checkpoint, calib or [])
+    if int8 and not examples:
         raise CheckpointError(
             "--int8 needs real examples for its activation ranges",
             hint="add --calib PATH: pictures, sounds or videos like those that it will meet",
         )
     pipeline: Any = _library("pipeline")
+    asked = Asked(data, max_drop, require_speedup, allow_slower, calib_method)
+    gates, choice = gates_of(asked, precision)
     with io.progress() as tell, _place(output, overwrite) as target:
         report = pipeline.export(
             source,
             target,
             precision=precision,
-            calibrate_on=data,
+            calibrate_on=examples,
+            gates=gates,
+            choice=choice,
             overwrite=overwrite,
             allow_pickle=allow_pickle,
             progress=tell,
@@ -141,6 +167,7 @@ def _tell(io: Io, report: ExportReport) -> None:
             str(g["n"]), "" if equal is None else f"{100 * equal:.0f} %",
         )  # fmt: skip
     io.show(parts, "", *([gates, ""] if document["gates"] else []))
+    show_gates(io, document)
     share = report.bytes / max(1, report.checkpoint_bytes_fp32)
     io.show(
         f"{report.bundle}: {size(report.bytes)}, {share:.2f} of the checkpoint's fp32, "

@@ -38,6 +38,8 @@ def failed(error: BaseException, settings: Settings) -> int:
     own = as_own(error)
     if settings.json:
         _write_json(own)
+    if own.details:
+        print(own.details, file=sys.stderr)
     print(f"error: {_one_line(str(own))}", file=sys.stderr)
     return own.exit_code
 

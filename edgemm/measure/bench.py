@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from edgemm.bundle.manifest import Component, Dim, TensorInfo
 from edgemm.bundle.opening import Bundle
-from edgemm.errors import EdgemmError, InputError
-from edgemm.measure.timing import Times, interleaved
+from edgemm.errors import CheckFailed, EdgemmError, InputError
+from edgemm.measure.timing import Times, interleaved, least_ratio, taken_ms, times_of
 from edgemm.model import Model
 from edgemm.runtimes import registry
 from edgemm.runtimes.base import SessionOptions
@@ -27,6 +27,8 @@ Figures = dict[str, dict[str, float]]  # bundle key → figure → value
 RATE_HZ = 16_000
 QUESTION = "What is in the picture?"
 _OTHER = "other "
+LEAST_SHARE = 0.02  # of a bundle's time: below it a component's own speed changes nothing
+_SLOW = "keep the other one on this machine, or measure again with more --rounds"
 _SYNTHETIC_S = 5.0
 _NUMPY: dict[str, Any] = {
     "float32": np.float32, "float16": np.float16, "int64": np.int64, "int32": np.int32,
@@ -54,6 +56,7 @@ class Bench:
     input: str
     against: dict[str, Any] | None = None
     ratio: dict[str, dict[str, float]] | None = None
+    ratio_least: dict[str, dict[str, float]] | None = None
 
 
 def bench(
@@ -69,7 +72,8 @@ def bench(
     """Time `bundle` (and `against`, in the same rounds).
 
     `data` is a picture, a sound or a video for the tasks. `ratio` is component → runtime → how many
-    times faster `bundle` is than `against`. A component that a runtime cannot load has an `error`
+    times faster `bundle` is than `against`, and `ratio_least` the lower end of its
+    95 % interval. A component that a runtime cannot load has an `error`
     instead of times. Raises InputError for no rounds, SourceError for unusable `data`.
     """
     if rounds < 1:
@@ -80,17 +84,38 @@ def bench(
     names = [c.name for c in bundle.manifest.components]
     names += [c.name for c in against.manifest.components if c.name not in names] if against else []
     parts: dict[str, dict[str, dict[str, dict[str, Any]]]] = {key: {} for key in bundles}
+    least: dict[str, dict[str, float]] = {}
     for number, name in enumerate(names):
         progress(name, number / (len(names) + 1))
-        for key, times in _component(bundles, name, rounds, options).items():
+        found, taken = _component(bundles, name, rounds, options)
+        for key, times in found.items():
             parts[key][name] = times
+        pairs = {r: (taken[_OTHER + r], own) for r, own in taken.items() if _OTHER + r in taken}
+        if pairs:
+            least[name] = {runtime: least_ratio(*pair) for runtime, pair in pairs.items()}
     progress("tasks", len(names) / (len(names) + 1))
     tasks = _tasks(bundles, inputs, rounds, runtime, options)
     result = Bench(parts[""], tasks[""], _peak_rss_mb(), rounds, inputs.name)
     if against is None:
         return result
     other = {"components": parts[_OTHER], "tasks": tasks[_OTHER]}
-    return replace(result, against=other, ratio=_ratios(parts[""], parts[_OTHER]))
+    return replace(result, against=other, ratio=_ratios(parts[""], parts[_OTHER]), ratio_least=least)
+
+
+def check_gate(found: Bench, least: float) -> None:
+    """Raise CheckFailed where a component, on a runtime, cannot be told to be `least` times as fast as the other's.
+
+    Components that take under 2 % of the other bundle's time on that runtime are not judged.
+    """
+    assert found.against is not None
+    slow = []
+    for name, runtimes in (found.ratio_least or {}).items():
+        for runtime, low in runtimes.items():
+            before = {n: r.get(runtime, {}).get("median_ms", 0.0) for n, r in found.against["components"].items()}
+            if before[name] >= LEAST_SHARE * sum(before.values()) and low < least:
+                slow.append(f"{name} on {runtime} {(found.ratio or {})[name][runtime]:.2f}× (from {low:.2f})")
+    if slow:
+        raise CheckFailed(f"not {least:g} times as fast as the other bundle: {', '.join(slow)}", hint=_SLOW)
 
 
 def task_inputs(data: Path | None) -> Inputs:
@@ -123,8 +148,8 @@ def task_inputs(data: Path | None) -> Inputs:
 
 def _component(
     bundles: dict[str, Bundle], name: str, rounds: int, options: SessionOptions
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Bundle's key → runtime → times of one component, all of them in the same rounds."""
+) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, list[float]]]:
+    """Bundle's key → runtime → times of one component, all of them in the same rounds; and every single time."""
     calls: dict[str, Callable[[], object]] = {}
     found: dict[str, dict[str, dict[str, Any]]] = {}
     with ExitStack() as stack:
@@ -137,22 +162,23 @@ def _component(
                     continue
                 entry = found.setdefault(key, {})[runtime] = {"precision": own[name].precision}
                 try:
-                    call = _call(bundle, own[name], runtime, options, stack)
+                    call = component_call(bundle, own[name], runtime, options, stack)
                     call()
                 except EdgemmError as error:
                     entry["error"] = error.message
                     continue
                 calls[f"{key}{runtime}"] = call
-        for where, times in interleaved(calls, rounds).items():
+        taken = taken_ms(calls, rounds)
+        for where, times in taken.items():
             key = _OTHER if where.startswith(_OTHER) else ""
-            found[key][where.removeprefix(_OTHER)] |= asdict(times)
-    return found
+            found[key][where.removeprefix(_OTHER)] |= asdict(times_of(times))
+    return found, taken
 
 
-def _call(
+def component_call(
     bundle: Bundle, component: Component, runtime: str, options: SessionOptions, stack: ExitStack
 ) -> Callable[[], object]:
-    """One call of a component with inputs at the manifest's opt sizes; for a decoder, one step."""
+    """One call of a component, until `stack` ends: with inputs at the manifest's opt sizes; for a decoder, one step."""
     entry = next(m for m in bundle.manifest.models if m.name == component.model)
     graphs = Graphs(bundle, entry, runtime, options)
     stack.callback(graphs.close)

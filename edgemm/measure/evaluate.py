@@ -4,7 +4,7 @@ or mAP of boxes."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,8 +76,17 @@ def evaluate(
     if other is None:
         return Evaluation(metrics, len(rows), tuple(examples))
     against = _metrics(examples, [e.other or "" for e in examples])
-    drop = {n: round(_WORSE[n] * (metrics[n] - against[n]), 4) + 0.0 for n in metrics}
-    return Evaluation(metrics, len(rows), tuple(examples), against, drop)
+    return Evaluation(metrics, len(rows), tuple(examples), against, drops(against, metrics))
+
+
+def drops(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """How much worse every metric of `after` is, in points."""
+    return {n: round(_WORSE[n] * (after[n] - before[n]), 4) + 0.0 for n in after}
+
+
+def check_rows(data: Path, *, limit: int | None = None) -> int:
+    """How many examples `data` has. Raises as `evaluate` does for rows that no task fits."""
+    return len([_task(row) for row in read_rows(data, limit=limit)])
 
 
 def write_examples(path: Path, evaluation: Evaluation) -> None:

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def export_document(report: ExportReport) -> dict[str, Any]:
-    """`export --json`: `gate` is the task whose metric moved most, `gates` are all of them."""
+    """`export --json`: `gate` is what was measured on the user's data, else the task whose metric moved most.
+
+    `gates` are all tasks against the original.
+    """
     manifest = report.manifest
     gates = [
         {
@@ -20,9 +23,13 @@ def export_document(report: ExportReport) -> dict[str, Any]:
         }
         for c in manifest.checks.tasks
     ]  # fmt: skip
+    gate = manifest.checks.gate
     restored = [n.node for n in manifest.quantization.restored]
     worst = max(gates, key=lambda g: abs(g["after"] - g["before"]), default=None)  # type: ignore[operator]
-    keys = ("metric", "before", "after")
+    keys: tuple[str, ...] = ("metric", "before", "after")
+    if gate is not None:
+        worst = gate.model_dump()
+        keys = ("metric", "before", "after", "max_drop", "n")
     return {
         "bundle": str(report.bundle),
         "seconds": round(report.seconds, 2),
@@ -36,7 +43,7 @@ def export_document(report: ExportReport) -> dict[str, Any]:
         "tokens_equal": manifest.checks.tokens_equal,
         "gate": {k: worst[k] if worst else None for k in keys} | {"restored": restored},
         "gates": gates,
-        "speedup": {},
+        "speedup": {s.component: s.ratio for s in manifest.checks.speed},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,58 +11,53 @@ from numpy.typing import NDArray
 
 from edgemm.errors import InputError, SourceError
 from edgemm.export.model_plan import Example
+from edgemm.export.precision.calibration_sources import files, kind_of, recorded_pictures, recorded_sound, spread
 from edgemm.processing.audio import load_audio, to_mono_16k
 from edgemm.processing.image import to_rgb
-from edgemm.processing.media import iter_video, sniff
+from edgemm.processing.media import iter_video
 
 RATE_HZ = 16_000
 _SPEECH_S = 6.0
 _FRAMES_PER_VIDEO = 48
 _NOISE_SNR_DB = 15.0
+_VARIANTS = 3  # of every stretch of sound
 
 
 def load_examples(paths: Sequence[Path], *, limit: int = 256) -> list[Example]:
-    """Examples from files and folders: pictures, sound in stretches of 6 s, and both from videos.
+    """Examples from files, folders and data sets: pictures, sound in stretches of 6 s, both from videos and recordings.
 
-    Every stretch of sound also comes quieter and with seeded noise, since microphones differ more than recordings.
-    Raises SourceError for a path that is missing or holds nothing usable.
+    At most `limit` of pictures and of sounds; a data set's question goes with its file. Every stretch of sound also
+    comes quieter and with seeded noise, since microphones differ more than recordings. Raises SourceError for a path
+    that is missing or holds nothing usable, InputError for a torn row.
     """
-    examples: list[Example] = []
-    for path in _files(paths):
-        kind = sniff(path)
-        if kind in ("image", "video"):
-            pictures = [to_rgb(path)] if kind == "image" else _frames(path)
-            examples += [Example(image=p) for p in pictures]
-        if kind in ("audio", "video"):
-            examples += [Example(audio=s) for s in _stretches(path, required=kind == "audio")]
-    if not examples:
+    pictures: list[Example] = []
+    sounds: list[Example] = []
+    for found in files(paths):
+        kind = kind_of(found.path)
+        asked = found.question or Example.question
+        if kind != "audio" and len(pictures) < limit:
+            pictures += [Example(image=p, question=asked) for p in _pictures(found.path, kind)]
+        if kind != "image" and len(sounds) < limit:
+            sounds += [
+                Example(audio=v, question=asked) for s in _sounds(found.path, kind, limit) for v in (s, *_disturbed(s))
+            ]
+    if not pictures and not sounds:
         raise SourceError(f"no picture or sound in {', '.join(map(str, paths))}")
-    pictures_first = [e for e in examples if e.image is not None][:limit]
-    return pictures_first + [e for e in examples if e.audio is not None][:limit]
+    return pictures[:limit] + sounds[:limit]
 
 
-def _files(paths: Sequence[Path]) -> Iterable[Path]:
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.is_file() and _usable(p))
-        else:
-            yield path
+def _pictures(path: Path, kind: str) -> list[NDArray[np.uint8]]:
+    if kind == "image":
+        return [to_rgb(path)]
+    frames = recorded_pictures(path) if kind == "recording" else (frame.image for frame in iter_video(path))
+    return spread(frames, _FRAMES_PER_VIDEO)
 
 
-def _usable(path: Path) -> bool:
-    if path.suffix.lower() in (".md", ".txt", ".json", ".jsonl", ".py", ".toml", ""):
-        return False
-    try:
-        sniff(path)
-    except SourceError:
-        return False
-    return True
-
-
-def _frames(path: Path) -> list[NDArray[np.uint8]]:
-    frames = [frame.image for frame in iter_video(path)]
-    step = max(1, len(frames) // _FRAMES_PER_VIDEO)
-    return frames[::step][:_FRAMES_PER_VIDEO]
+def _sounds(path: Path, kind: str, limit: int) -> list[NDArray[np.float32]]:
+    if kind == "recording":
+        stretches = recorded_sound(path, _SPEECH_S, RATE_HZ)
+        return spread((s for s in stretches if len(s) >= RATE_HZ), max(1, limit // _VARIANTS))
+    return _stretches(path, required=kind == "audio")
 
 
 def _stretches(path: Path, *, required: bool) -> list[NDArray[np.float32]]:
@@ -75,8 +70,7 @@ def _stretches(path: Path, *, required: bool) -> list[NDArray[np.float32]]:
     mono = to_mono_16k(samples, rate, RATE_HZ)
     size = int(_SPEECH_S * RATE_HZ)
     stretches = [mono[i : i + size] for i in range(0, len(mono), size)]
-    long_enough = [s for s in stretches if len(s) >= RATE_HZ]
-    return [variant for s in long_enough for variant in (s, *_disturbed(s))]
+    return [s for s in stretches if len(s) >= RATE_HZ]
 
 
 def _disturbed(samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

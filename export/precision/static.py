@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from edgemm.errors import CheckpointError
 from edgemm.export.precision.ranges import Feeds, clip_limits
+from edgemm.export.precision.recipe import AS_USUAL, Recipe, key
 from edgemm.export.precision.smooth import smooth
 from edgemm.export.precision.weights import dequantized_channels, halved_weight, keep_used
 
@@ -28,24 +29,27 @@ def quantize_static_int8(
     *,
     half_ops: tuple[str, ...] = (),
     float_modules: tuple[str, ...] = (),
+    recipe: Recipe = AS_USUAL,
 ) -> onnx.ModelProto:
     """Insert Q/DQ pairs with ranges from `examples` (feeds by input name).
 
-    Operators in `half_ops` and in the submodules `float_modules` get fp16 weights instead. Raises CheckpointError
-    without examples.
+    Operators in `half_ops`, in the submodules `float_modules` and among those that `recipe` restores get fp16 weights
+    instead. Raises CheckpointError without examples.
     """
     if not examples:
         raise CheckpointError(
             f"{model.graph.name} needs examples for --int8",
             hint="add --calib PATH (pictures or sound)",
         )
-    out = smooth(model, examples)
+    out = smoothed(model, examples, recipe)
     graph = out.graph
     weights = {t.name: t for t in graph.initializer}
     chosen = [n for n in graph.node if n.op_type in _OPERATORS and n.input[1] in weights]
-    halved = {id(n) for n in chosen if n.op_type in half_ops or n.name.startswith(float_modules)}
+    kept = recipe.restored
+    halved = {id(n) for n in chosen if n.op_type in half_ops or n.name.startswith(float_modules) or key(n) in kept}
     stored = {id(n) for n in chosen} - halved
-    limits = clip_limits(out, list(dict.fromkeys(n.input[0] for n in chosen if id(n) in stored)), examples)
+    names = list(dict.fromkeys(n.input[0] for n in chosen if id(n) in stored))
+    limits = clip_limits(out, names, examples, recipe.method)
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
     for node in graph.node:
@@ -56,6 +60,15 @@ def quantize_static_int8(
             nodes += halved_weight(graph, node, weights[node.input[1]], done)
         nodes.append(node)
     keep_used(graph, nodes)
+    return out
+
+
+def smoothed(model: onnx.ModelProto, examples: Sequence[Feeds], recipe: Recipe) -> onnx.ModelProto:
+    """What the Q/DQ pairs are put into: a copy of `model`, smoothed where `recipe` says so."""
+    if recipe.smooth:
+        return smooth(model, examples)
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
     return out
 
 

@@ -16,9 +16,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgemm.export.precision.recipe import key
+
 BLOCK = 32
 BLOCKED_OPSET = 21
 _MIN_WEIGHTS = 4096
+_MOST_FP16 = 65504.0
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,12 @@ def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> BlockedW
     return BlockedWeight(values.reshape(rows, columns), scales, size)
 
 
-def quantize_weights(model: onnx.ModelProto, half_ops: tuple[str, ...] = ()) -> onnx.ModelProto:
+def quantize_weights(
+    model: onnx.ModelProto, half_ops: tuple[str, ...] = (), restored: frozenset[str] = frozenset()
+) -> onnx.ModelProto:
     """Replace the constant matrices of MatMul, Gemm and the embedding's Gather by blocked int8.
 
-    Weights of operators in `half_ops` are stored in fp16.
+    Weights of operators in `half_ops` are stored in fp16, and so are those of the operators `restored` (by `key`).
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -59,6 +64,8 @@ def quantize_weights(model: onnx.ModelProto, half_ops: tuple[str, ...] = ()) -> 
         name = _constant_matrix(node, weights)
         if node.op_type in half_ops and node.input[1] in weights:
             nodes += [*halved_weight(graph, node, weights[node.input[1]], done), node]
+        elif name is not None and key(node) in restored:
+            nodes += [*halved_weight(graph, node, weights[name], done), node]
         elif name is None:
             nodes.append(node)
         elif node.op_type == "Gather":
@@ -157,13 +164,18 @@ def dequantized_channels(
 def halved_weight(
     graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
 ) -> list[onnx.NodeProto]:
-    """Store `node`'s weight as fp16; return the Cast that it now reads. Runtimes fold the cast when they load."""
-    output = f"{tensor.name}.cast"
-    node.input[1] = output
-    if tensor.name in done:
-        return []
-    done.add(tensor.name)
+    """Store `node`'s weight as fp16; return the Cast that it now reads. Runtimes fold the cast when they load.
+
+    A weight that fp16 cannot hold stays as it is.
+    """
     values = numpy_helper.to_array(tensor)
+    if values.size and np.abs(values).max() > _MOST_FP16:
+        return []
+    output = f"{tensor.name}.cast"
+    node.input[list(node.input).index(tensor.name)] = output
+    if output in done:
+        return []
+    done.add(output)
     half = f"{tensor.name}.fp16"
     graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), half))
     kind = int(tensor.data_type)
