@@ -24,6 +24,8 @@ from edgemm.export.half import half_plan
 from edgemm.export.locate import located
 from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
 from edgemm.export.precision import calibration
+from edgemm.export.precision.decoder_inputs import decoder_moments, examples_for
+from edgemm.export.precision.int4 import MomentsOf, precision_of, quantize_int4
 from edgemm.export.precision.static import quantize_static_int8
 from edgemm.export.precision.weights import quantize_weights
 from edgemm.export.store import GraphStore
@@ -74,7 +76,8 @@ def export(
 ) -> ExportReport:
     """Export a checkpoint (a directory, a hub id or an adapter; see `locate`) to a verified bundle at `target`.
 
-    `calibrate_on` are pictures, sounds, videos or folders of them; `int8` needs them for its activation ranges.
+    `calibrate_on` are pictures, sounds, videos or folders of them; `int8` needs them for its activation ranges, and
+    `int4` rounds decoders by them where they are given. What is no decoder is int8 in `int4`.
     `progress` is called with what is being done and the share that is behind, 0…1.
 
     Raises CheckpointError for a checkpoint that can't be exported, CheckFailed (and writes nothing) where a component
@@ -86,7 +89,7 @@ def export(
     with located(checkpoint, allow_pickle=allow_pickle) as path:
         source = find_checkpoint(path)
         found = {name: _family_plan(part) for name, part in source.parts.items()}
-        _check_precision(precision, found)
+        _check_precision(precision, found, calibrated=bool(calibrate_on))
         examples = calibration.load_examples(calibrate_on) if calibrate_on else []
         graphs = sum(len(plan.graphs) for _, plan in found.values())
         work = _Work(precision, examples, bool(examples), progress, steps=3 * graphs + 2 * len(found) + 1)
@@ -103,12 +106,19 @@ def export(
     )
 
 
-def _check_precision(precision: Precision, found: Mapping[str, tuple[Checkpoint, ModelPlan]]) -> None:
+def _check_precision(
+    precision: Precision, found: Mapping[str, tuple[Checkpoint, ModelPlan]], *, calibrated: bool
+) -> None:
     for checkpoint, plan in found.values():
         if precision != "fp32" and any(ready.adapt is not None for ready in plan.ready):
             raise CheckpointError(
                 f"{checkpoint.path} holds a ready graph, which is taken in its own precision, not in {precision}",
                 hint=f"leave --{precision} out, or run edgemm export on the checkpoint that it was made from",
+            )
+        if precision == "int4" and not calibrated and any(g.treatment == "static" for g in plan.graphs):
+            raise CheckpointError(
+                f"{checkpoint.path} has an encoder, which --int4 puts in int8 and needs real examples for",
+                hint="add --calib PATH: pictures, sounds or videos like those that it will meet",
             )
 
 
@@ -154,11 +164,12 @@ def _write_bundle(
         inside = len(components)
         for graph in plan.graphs:
             own = prefixes[name] + graph.role
-            model = _graph_in(work, directory / _STAGE, own, graph, plan, precision, used)
+            exact = precision_of(graph.role, precision)
+            model = _graph_in(work, directory / _STAGE, own, name, graph, plan, exact, used)
             file, weights = store.write(own, model)
-            components.append(describe.component(directory, own, name, graph, precision, (file, weights), model))
-            real = _calibration_feeds(work, plan, graph.role) if precision == "int8" else []
-            work.parity.append(check_component(graph, directory / file, own, precision, real=real[::8]))
+            components.append(describe.component(directory, own, name, graph, exact, (file, weights), model))
+            real = _calibration_feeds(work, plan, graph.role) if exact == "int8" else []
+            work.parity.append(check_component(graph, directory / file, own, exact, real=real[::8]))
         for ready in plan.ready:
             components.append(_write_ready(store, prefixes[name], name, ready))
         if len(components) == inside:
@@ -172,6 +183,7 @@ def _graph_in(
     work: _Work,
     stage: Path,
     own: str,
+    model: str,
     graph: GraphPlan,
     plan: ModelPlan,
     precision: Precision,
@@ -183,9 +195,9 @@ def _graph_in(
     work.step(f"{own} to {precision}")
     if precision == "fp16":
         return trace(half_plan(graph))
-    if precision != "int8":
-        raise CheckpointError(f"{precision} is not a precision that export writes")
     traced = onnx.load(stage / "graphs" / f"{own}.onnx")
+    if precision == "int4":
+        return quantize_int4(traced, graph.half_ops, _moments_of(work, stage, own, model, plan, used))
     if graph.treatment == "weight_only":
         return quantize_weights(traced, graph.half_ops)
     feeds = _calibration_feeds(work, plan, graph.role)
@@ -195,6 +207,17 @@ def _graph_in(
         what=", ".join(feeds[0]) if feeds else "",
     )
     return quantize_static_int8(traced, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules)
+
+
+def _moments_of(
+    work: _Work, stage: Path, own: str, model: str, plan: ModelPlan, used: dict[str, Calibration]
+) -> MomentsOf | None:
+    """What tells how a decoder's inputs go together, where there are examples that its task takes."""
+    examples = examples_for(plan, work.examples)
+    if not examples:
+        return None
+    used[own] = Calibration(n=len(examples), sha256=calibration.digest(examples), what=plan.tasks[0])
+    return lambda names: decoder_moments(stage, model, plan, examples, names)
 
 
 def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:

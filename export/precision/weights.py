@@ -8,7 +8,7 @@ from the same int8 tensor, so that a tied table stays one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ _MIN_WEIGHTS = 4096
 
 @dataclass(frozen=True)
 class BlockedWeight:
-    """int8 [K, N] and its scales [K / block, N]; `block` divides K."""
+    """Integers [K, N] of 8 bits, or of 4 in int8, and their scales [K / block, N]; `block` divides K."""
 
     values: NDArray[np.int8]
     scales: NDArray[np.float32]
@@ -44,11 +44,14 @@ def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> BlockedW
     return BlockedWeight(values.reshape(rows, columns), scales, size)
 
 
-def quantize_weights(model: onnx.ModelProto, half_ops: tuple[str, ...] = ()) -> onnx.ModelProto:
+def quantize_weights(
+    model: onnx.ModelProto, half_ops: tuple[str, ...] = (), int4: Mapping[str, BlockedWeight] | None = None
+) -> onnx.ModelProto:
     """Replace the constant matrices of MatMul, Gemm and the embedding's Gather by blocked int8.
 
-    Weights of operators in `half_ops` are stored in fp16.
+    Weights of operators in `half_ops` are stored in fp16; those in `int4`, by name, as they were rounded to 4 bits.
     """
+    rounded = int4 or {}
     out = onnx.ModelProto()
     out.CopyFrom(model)
     graph = out.graph
@@ -56,7 +59,7 @@ def quantize_weights(model: onnx.ModelProto, half_ops: tuple[str, ...] = ()) -> 
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
     for node in graph.node:
-        name = _constant_matrix(node, weights)
+        name = constant_matrix(node, weights)
         if node.op_type in half_ops and node.input[1] in weights:
             nodes += [*halved_weight(graph, node, weights[node.input[1]], done), node]
         elif name is None:
@@ -64,13 +67,14 @@ def quantize_weights(model: onnx.ModelProto, half_ops: tuple[str, ...] = ()) -> 
         elif node.op_type == "Gather":
             nodes += _quantized_gather(graph, node, weights[name], done)
         else:
-            nodes += _quantized_matmul(graph, node, weights[name], done)
+            nodes += _quantized_matmul(graph, node, weights[name], done, rounded.get(name))
     keep_used(graph, nodes)
     _raise_opset(out, BLOCKED_OPSET)
     return out
 
 
-def _constant_matrix(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> str | None:
+def constant_matrix(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> str | None:
+    """The name of the matrix that `node` multiplies by or looks up in, where blocks of it can be stored."""
     position = {"MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
     if position is None:
         return None
@@ -84,22 +88,39 @@ def _constant_matrix(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto])
     return None if transposed or wrong_axis or small else node.input[position]
 
 
-def _store(graph: onnx.GraphProto, tensor: onnx.TensorProto, done: set[str]) -> tuple[str, str, int]:
+def _store(
+    graph: onnx.GraphProto, tensor: onnx.TensorProto, done: set[str], rounded: BlockedWeight | None = None
+) -> tuple[str, str, int]:
     array = numpy_helper.to_array(tensor)
-    weight = quantize_blocks(array.astype(np.float32))
-    values, scales = f"{tensor.name}.int8", f"{tensor.name}.scale"
+    weight = rounded or quantize_blocks(array.astype(np.float32))
+    values, scales = f"{tensor.name}.{'int4' if rounded else 'int8'}", f"{tensor.name}.scale"
     if tensor.name not in done:
-        graph.initializer.append(numpy_helper.from_array(weight.values, values))
+        stored = numpy_helper.from_array(weight.values, values)
+        graph.initializer.append(_packed(weight.values, values) if rounded else stored)
         graph.initializer.append(numpy_helper.from_array(weight.scales.astype(array.dtype), scales))
         done.add(tensor.name)
     return values, scales, weight.block
 
 
+def _packed(values: NDArray[np.int8], name: str) -> onnx.TensorProto:
+    """An INT4 tensor: two values a byte, the first in its low half."""
+    flat = values.reshape(-1)
+    flat = np.pad(flat, (0, len(flat) % 2)).view(np.uint8) & 0xF
+    packed = flat[::2] | (flat[1::2] << 4)
+    return onnx.TensorProto(
+        name=name, data_type=onnx.TensorProto.INT4, dims=values.shape, raw_data=packed.astype(np.uint8).tobytes()
+    )
+
+
 def _quantized_matmul(
-    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    tensor: onnx.TensorProto,
+    done: set[str],
+    rounded: BlockedWeight | None = None,
 ) -> list[onnx.NodeProto]:
     first = tensor.name not in done
-    values, scales, block = _store(graph, tensor, done)
+    values, scales, block = _store(graph, tensor, done, rounded)
     output = f"{tensor.name}.dequantized"
     node.input[1] = output
     if not first:
