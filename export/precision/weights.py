@@ -16,6 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgemm.runtimes.lowering.graph import packed
+
 BLOCK = 32
 BLOCKED_OPSET = 21
 _MIN_WEIGHTS = 4096
@@ -103,13 +105,8 @@ def _store(
 
 
 def _packed(values: NDArray[np.int8], name: str) -> onnx.TensorProto:
-    """An INT4 tensor: two values a byte, the first in its low half."""
-    flat = values.reshape(-1)
-    flat = np.pad(flat, (0, len(flat) % 2)).view(np.uint8) & 0xF
-    packed = flat[::2] | (flat[1::2] << 4)
-    return onnx.TensorProto(
-        name=name, data_type=onnx.TensorProto.INT4, dims=values.shape, raw_data=packed.astype(np.uint8).tobytes()
-    )
+    kind = onnx.TensorProto.INT4
+    return onnx.TensorProto(name=name, data_type=kind, dims=values.shape, raw_data=packed(values).tobytes())
 
 
 def _quantized_matmul(
