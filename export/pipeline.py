@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import onnx
 
@@ -24,8 +25,8 @@ from edgemm.export.half import half_plan
 from edgemm.export.locate import located
 from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
 from edgemm.export.precision import calibration
-from edgemm.export.precision.decoder_inputs import decoder_moments, examples_for
-from edgemm.export.precision.int4 import MomentsOf, precision_of, quantize_int4
+from edgemm.export.precision.decoder_inputs import DecoderInputs, examples_for
+from edgemm.export.precision.int4 import precision_of, quantize_int4
 from edgemm.export.precision.static import quantize_static_int8
 from edgemm.export.precision.weights import quantize_weights
 from edgemm.export.store import GraphStore
@@ -58,6 +59,7 @@ class _Work:
     steps: int
     done: int = 0
     parity: list[ParityCheck] = field(default_factory=list)
+    seen: dict[str, list[describe.Feeds]] = field(default_factory=dict)
 
     def step(self, what: str) -> None:
         self.progress(what, self.done / self.steps)
@@ -109,6 +111,10 @@ def export(
 def _check_precision(
     precision: Precision, found: Mapping[str, tuple[Checkpoint, ModelPlan]], *, calibrated: bool
 ) -> None:
+    if precision not in get_args(Precision):
+        raise CheckpointError(
+            f"{precision} is not a precision that export writes", hint=f"one of {', '.join(get_args(Precision))}"
+        )
     for checkpoint, plan in found.values():
         if precision != "fp32" and any(ready.adapt is not None for ready in plan.ready):
             raise CheckpointError(
@@ -168,8 +174,8 @@ def _write_bundle(
             model = _graph_in(work, directory / _STAGE, own, name, graph, plan, exact, used)
             file, weights = store.write(own, model)
             components.append(describe.component(directory, own, name, graph, exact, (file, weights), model))
-            real = _calibration_feeds(work, plan, graph.role) if exact == "int8" else []
-            work.parity.append(check_component(graph, directory / file, own, exact, real=real[::8]))
+            real = _calibration_feeds(work, plan, graph.role)[::8] if exact == "int8" else work.seen.pop(own, [])
+            work.parity.append(check_component(graph, directory / file, own, exact, real=real))
         for ready in plan.ready:
             components.append(_write_ready(store, prefixes[name], name, ready))
         if len(components) == inside:
@@ -197,7 +203,8 @@ def _graph_in(
         return trace(half_plan(graph))
     traced = onnx.load(stage / "graphs" / f"{own}.onnx")
     if precision == "int4":
-        return quantize_int4(traced, graph.half_ops, _moments_of(work, stage, own, model, plan, used))
+        examples = examples_for(plan, work.examples)
+        return _int4(work, own, traced, graph, DecoderInputs(stage, model, plan.tasks[0], examples), used)
     if graph.treatment == "weight_only":
         return quantize_weights(traced, graph.half_ops)
     feeds = _calibration_feeds(work, plan, graph.role)
@@ -209,15 +216,21 @@ def _graph_in(
     return quantize_static_int8(traced, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules)
 
 
-def _moments_of(
-    work: _Work, stage: Path, own: str, model: str, plan: ModelPlan, used: dict[str, Calibration]
-) -> MomentsOf | None:
-    """What tells how a decoder's inputs go together, where there are examples that its task takes."""
-    examples = examples_for(plan, work.examples)
-    if not examples:
-        return None
-    used[own] = Calibration(n=len(examples), sha256=calibration.digest(examples), what=plan.tasks[0])
-    return lambda names: decoder_moments(stage, model, plan, examples, names)
+def _int4(
+    work: _Work,
+    own: str,
+    traced: onnx.ModelProto,
+    graph: GraphPlan,
+    inputs: DecoderInputs,
+    used: dict[str, Calibration],
+) -> onnx.ModelProto:
+    """Rounded by what the decoder meets, where there are examples that its task takes; checked on the same."""
+    if not inputs.examples:
+        return quantize_int4(traced, graph.half_ops)
+    used[own] = Calibration(n=len(inputs.examples), sha256=calibration.digest(inputs.examples), what=inputs.task)
+    made = quantize_int4(traced, graph.half_ops, inputs.moments)
+    work.seen[own] = inputs.real
+    return made
 
 
 def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:

@@ -32,9 +32,7 @@ def export(
     ] = Path("bundle"),
     fp16: Annotated[bool, typer.Option("--fp16", help="Weights in half precision.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and encoders.")] = False,
-    int4: Annotated[
-        bool, typer.Option("--int4", help="4-bit weights of decoders; the rest as with --int8.")
-    ] = False,
+    int4: Annotated[bool, typer.Option("--int4", help="4-bit weights of decoders; the rest as with --int8.")] = False,
     calib: Annotated[
         list[Path] | None,
         typer.Option("--calib", help="Pictures, sounds, videos or folders for --int8 and --int4. Repeatable."),

@@ -17,10 +17,11 @@ from edgemm.bundle.opening import open_bundle
 from edgemm.export.model_plan import Example, ModelPlan
 from edgemm.export.task_check import ask
 from edgemm.model import Model
-from edgemm.runtimes.base import SessionOptions, StatePort, Value, as_numpy
+from edgemm.runtimes.base import Array, SessionOptions, StatePort, Value, as_numpy
 from edgemm.runtimes.onnxruntime import OrtDecoder, OrtSession
 
 MOST = 16
+_REAL = 3
 _ROWS = 128  # how many are held before they are multiplied
 
 
@@ -30,22 +31,35 @@ def examples_for(plan: ModelPlan, examples: Sequence[Example]) -> list[Example]:
     return usable[:: max(1, -(-len(usable) // MOST))]
 
 
-def decoder_moments(
-    bundle: Path, model: str, plan: ModelPlan, examples: Sequence[Example], names: Sequence[str]
-) -> dict[str, NDArray[np.float32]]:
-    """XᵀX [K, K] of each activation X [rows, K] in `names`, over `examples` as `model` of the fp32 `bundle` sees them."""
-    watch = _Watch(names)
-    with _Watched(bundle, model, watch) as watched:
-        for example in examples:
-            ask(watched, plan.tasks[0], example)
-    return watch.moments()
+class DecoderInputs:
+    """What the decoder of `model` is given while the fp32 `bundle` does `task` on `examples`.
+
+    `real` holds whole feeds, for checks: each example's last step.
+    """
+
+    def __init__(self, bundle: Path, model: str, task: str, examples: Sequence[Example]) -> None:
+        self.bundle, self.model, self.task, self.examples = bundle, model, task, tuple(examples)
+        self.real: list[dict[str, Array]] = []
+
+    def moments(self, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """XᵀX [K, K] of each activation X [rows, K] in `names`."""
+        watch = _Watch(names)
+        self.real = []
+        with _Watched(self.bundle, self.model, watch) as watched:
+            for example in self.examples:
+                watch.last = {}
+                ask(watched, self.task, example)
+                if len(self.real) < _REAL and watch.last:
+                    self.real.append({k: np.array(as_numpy(v)) for k, v in watch.last.items()})
+        return watch.moments()
 
 
 class _Watch:
-    """Sums of outer products of the rows that pass."""
+    """Sums of outer products of the rows that pass, and what the last run was fed."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(dict.fromkeys(names))
+        self.last: dict[str, Value] = {}
         self._sums: dict[str, NDArray[np.float32]] = {}
         self._held: dict[str, list[NDArray[np.float32]]] = {n: [] for n in self.names}
 
@@ -102,5 +116,6 @@ class _Session(OrtSession):
 
     def run(self, feeds: Mapping[str, Value], *, keep: Collection[str] = ()) -> dict[str, Value]:
         values = super().run(feeds, keep=keep)
+        self._watch.last = dict(feeds)
         self._watch.see({**feeds, **values})
         return values

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgemm.bundle.manifest import Precision
-from edgemm.export.precision.rounding import block_of, compensated, plain
+from edgemm.export.precision.rounding import block_of, compensated, factor_of, plain
 from edgemm.export.precision.weights import BlockedWeight, constant_matrix, quantize_weights
 
 ROLE = "decoder"
@@ -53,10 +53,16 @@ def quantize_int4(
     rounded: dict[str, BlockedWeight] = {}
     for group in _groups(sites(model, half_ops), weights):
         moments = moments_of([i for site in group for i in site.inputs]) if moments_of else {}
+        factors: dict[tuple[str, ...], NDArray[np.float32]] = {}
         for site in group:
             matrix = numpy_helper.to_array(weights[site.weight]).astype(np.float32)
             seen = [moments[i] for i in site.inputs if i in moments]
-            rounded[site.weight] = compensated(matrix, sum(seen), site.block) if seen else plain(matrix, site.block)
+            if not seen:
+                rounded[site.weight] = plain(matrix, site.block)
+                continue
+            if site.inputs not in factors:
+                factors = {site.inputs: factor_of(np.sum(seen, axis=0))}  # neighbours alone share it
+            rounded[site.weight] = compensated(matrix, factors[site.inputs], site.block)
     return quantize_weights(model, half_ops, rounded)
 
 

@@ -38,11 +38,10 @@ def plain(weight: NDArray[np.float32], block: int) -> BlockedWeight:
     return BlockedWeight(values.astype(np.int8).reshape(rows, columns), scales, block)
 
 
-def compensated(weight: NDArray[np.float32], moments: Floats, block: int) -> BlockedWeight:
-    """Round `weight` [K, N] for inputs with the second moments `moments` [K, K]."""
+def compensated(weight: NDArray[np.float32], factor: Floats, block: int) -> BlockedWeight:
+    """Round `weight` [K, N] for inputs whose second moments have the `factor` [K, K]."""
     rows, columns = weight.shape
     left = weight.astype(np.float32, copy=True)
-    factor = _factor(moments)
     importance = 1 / np.diag(factor) ** 2
     values = np.empty((rows, columns), np.int8)
     scales = np.empty((rows // block, columns), np.float32)
@@ -62,12 +61,12 @@ def _round_block(
     for i, row in enumerate(left):
         values[i] = nearest = _rounded(row, step)
         errors[i] = (row - nearest * step) / factor[i, i]
-        left[i + 1 :] -= np.outer(factor[i, i + 1 :], errors[i])
+        left[i + 1 :] -= factor[i, i + 1 :, None] * errors[i]
     return errors
 
 
-def _factor(moments: Floats) -> NDArray[np.float32]:
-    """Upper Cholesky factor of the inverse of the damped moments."""
+def factor_of(moments: Floats) -> NDArray[np.float32]:
+    """Upper Cholesky factor of the inverse of the damped moments [K, K]: most of the work, one for many matrices."""
     damped = moments.astype(np.float64)
     spare = _DAMPING * np.trace(damped) / len(damped)
     damped[np.diag_indices_from(damped)] += spare if spare > 0 else 1.0
