@@ -80,12 +80,12 @@ def _scales(grouped: NDArray[np.float32], importance: Floats) -> NDArray[np.floa
     peaks = np.where(peaks == 0, 1.0, peaks).astype(np.float32)
     weights = importance[:, :, None].astype(np.float32)
     best = np.full(peaks.shape, np.inf, np.float32)
-    scales = peaks / HIGHEST
+    scales = (peaks / HIGHEST).astype(np.float32)
     for clip in _CLIPS.astype(np.float32):
-        tried = clip * peaks / HIGHEST
+        tried: NDArray[np.float32] = (clip * peaks / HIGHEST).astype(np.float32)
         lost = (weights * (grouped - _rounded(grouped, tried[:, None]) * tried[:, None]) ** 2).sum(1)
-        scales = np.where(lost < best, tried, scales)
-        best = np.minimum(lost, best)
+        better = lost < best
+        scales[better], best[better] = tried[better], lost[better]
     return scales
 
 

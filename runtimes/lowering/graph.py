@@ -162,8 +162,9 @@ def unpacked(packed: NDArray[np.uint8], dtype: np.dtype[Any], shape: tuple[int, 
 
 def packed(values: Array) -> NDArray[np.uint8]:
     """int4 as two values a byte, the first in its low half."""
-    halves = np.pad(values.reshape(-1).astype(np.int8), (0, values.size % 2)).view(np.uint8) & 0xF
-    pairs: NDArray[np.uint8] = halves[::2] | (halves[1::2] << 4)
+    flat = np.pad(values.reshape(-1).astype(np.int8), (0, values.size % 2))
+    halves = flat.view(np.uint8) & np.uint8(0xF)
+    pairs: NDArray[np.uint8] = halves[::2] | (halves[1::2] << np.uint8(4))
     return pairs
 
 

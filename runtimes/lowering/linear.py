@@ -132,7 +132,7 @@ def _offset_rows(values: NDArray[np.int8]) -> NDArray[np.uint8]:
 def _offset_halves(values: NDArray[Any]) -> NDArray[np.uint8]:
     """int4 [K, N] → uint8 [N, K / 2], two of a row a byte, the first in its low half, 8 meaning zero."""
     turned = _offset_rows(values.astype(np.int8)) - np.uint8(120)
-    halves: NDArray[np.uint8] = turned[:, ::2] | (turned[:, 1::2] << 4)
+    halves: NDArray[np.uint8] = turned[:, ::2] | (turned[:, 1::2] << np.uint8(4))
     return halves
 
 
