@@ -32,7 +32,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "fp32": Tolerance(1e-4, 0.99999),
     "fp16": Tolerance(float("inf"), 0.999),
     "int8": Tolerance(float("inf"), 0.9),
-    "int4": Tolerance(float("inf"), 0.8),
+    "int4": Tolerance(float("inf"), 0.7),
 }
 
 _SPARE = 0.1
