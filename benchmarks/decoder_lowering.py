@@ -40,12 +40,13 @@ STATES = tuple(
 
 
 def export_decoder(work: Path) -> dict[str, float]:
-    """Write fp32 and int8 decoders and the weights; return the seconds of each."""
+    """Write fp32, int8 and int4 decoders and the weights; return the seconds of each."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from edgemm.export.graph import trace
     from edgemm.export.plans import DecoderShape, decoder_plan
+    from edgemm.export.precision.int4 import quantize_int4
     from edgemm.export.precision.weights import quantize_weights
     from edgemm.export.store import GraphStore
     from edgemm.export.tracing import use_plain_attention
@@ -73,9 +74,11 @@ def export_decoder(work: Path) -> dict[str, float]:
     graph = trace(decoder_plan(CausalDecoder(model.model, model.lm_head, LAYERS), shape))
     seconds = {"trace_s": time.perf_counter() - start}
     GraphStore(work / "fp32").write("decoder", graph)
-    start = time.perf_counter()
-    GraphStore(work / "int8").write("decoder", quantize_weights(onnx.load(work / "fp32" / "graphs" / "decoder.onnx")))
-    return seconds | {"int8_s": time.perf_counter() - start}
+    for precision, quantize in (("int8", quantize_weights), ("int4", quantize_int4)):
+        start = time.perf_counter()
+        GraphStore(work / precision).write("decoder", quantize(onnx.load(work / "fp32" / "graphs" / "decoder.onnx")))
+        seconds[f"{precision}_s"] = time.perf_counter() - start
+    return seconds
 
 
 class ByHand:
@@ -212,7 +215,7 @@ def contenders(work: Path, threads: int, wanted: list[str]) -> dict[str, Callabl
     """How each is loaded."""
     fast = SessionOptions(exact=False, threads=threads, spin=True)
     stored_int8 = SessionOptions(exact=False, threads=threads, spin=True, int8_weights=True)
-    paths = {p: work / p / "graphs" / "decoder.onnx" for p in ("fp32", "int8")}
+    paths = {p: work / p / "graphs" / "decoder.onnx" for p in ("fp32", "int8", "int4")}
 
     def lowered(precision: str):
         decoder, reason = load_bound(paths[precision], STATES, CAPACITY, fast)
@@ -221,7 +224,7 @@ def contenders(work: Path, threads: int, wanted: list[str]) -> dict[str, Callabl
         return decoder
 
     def portable(precision: str):
-        options = stored_int8 if precision == "int8" else fast
+        options = fast if precision == "fp32" else stored_int8
         return OrtDecoder(OrtSession(paths[precision], options), STATES, CAPACITY)
 
     def on_openvino(precision: str, *, recognised: bool):
@@ -242,6 +245,8 @@ def contenders(work: Path, threads: int, wanted: list[str]) -> dict[str, Callabl
         "by_hand int8 block 128": lambda: ByHandDecoder(work / "by_hand_128.onnx", threads),
         "lowered int8": lambda: lowered("int8"),
         "portable int8": lambda: portable("int8"),
+        "lowered int4": lambda: lowered("int4"),
+        "portable int4": lambda: portable("int4"),
         "lowered fp32": lambda: lowered("fp32"),
         "portable fp32": lambda: portable("fp32"),
         "openvino lowered int8": lambda: on_openvino("int8", recognised=True),
@@ -253,7 +258,7 @@ def contenders(work: Path, threads: int, wanted: list[str]) -> dict[str, Callabl
 def prepare(work: Path) -> None:
     """Write everything that is not there yet; print how long it took."""
     work.mkdir(parents=True, exist_ok=True)
-    if not (work / "int8").exists():
+    if not (work / "int4").exists():
         print(json.dumps(export_decoder(work)), flush=True)
     for block in (32, 128):
         path = work / f"by_hand_{block}.onnx"
@@ -261,7 +266,7 @@ def prepare(work: Path) -> None:
             with np.load(work / "weights.npz") as weights:
                 model = ByHand(dict(weights), block).model()
             onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
-    for precision in ("fp32", "int8"):
+    for precision in ("fp32", "int8", "int4"):
         start = time.perf_counter()
         found = lowered_decoder(work / precision / "graphs" / "decoder.onnx", STATES, CAPACITY)
         print(f"lowering {precision}: {time.perf_counter() - start:.2f} s {found.reason}", flush=True)

@@ -54,6 +54,11 @@ _RECIPES = {
     "weight_only": "int8 weights, symmetric, blocks of 32",
     "as_is": "as it is",
 }
+_INT4 = "int4 weights, symmetric, blocks of 32, tables and head in int8 blocks; rounded "
+_ROUNDED = {
+    True: "so that examples lose least (GPTQ)",
+    False: "to the nearest, steps of least squared error: no examples were given",
+}
 _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -192,7 +197,8 @@ def manifest(
 ) -> Manifest:
     """Describe the graphs in `directory` and write `edgemm.json`, checks still empty."""
     plans = {prefixes[n] + g.role: g for n, (_, p) in found.items() for g in p.graphs}
-    recipe = {n: _RECIPES[p.treatment] if precision == "int8" else precision for n, p in plans.items()}
+    stored = {c.name: c.precision for c in components}
+    recipe = {n: _recipe(p, stored[n], n in calibrated) for n, p in plans.items()}
     excluded = [
         NodeNote(component=n, node=f"every {x}", reason="weights in fp16: activations have outliers")
         for n, p in plans.items()
@@ -211,12 +217,18 @@ def manifest(
         quantization=Quantization(
             recipe=recipe,
             calibration=calibrated,
-            excluded=tuple(excluded) if precision == "int8" else (),
+            excluded=tuple(excluded) if precision in ("int8", "int4") else (),
         ),
         files=file_entries(directory),
     )
     write_manifest(directory, result)
     return result
+
+
+def _recipe(plan: GraphPlan, precision: Precision, calibrated: bool) -> str:
+    if precision == "int4":
+        return _INT4 + _ROUNDED[calibrated]
+    return _RECIPES[plan.treatment] if precision == "int8" else precision
 
 
 def _model(

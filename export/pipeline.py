@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import onnx
 
@@ -25,8 +26,10 @@ from edgemm.export.half import half_plan
 from edgemm.export.locate import located
 from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
 from edgemm.export.precision import calibration
+from edgemm.export.precision.decoder_inputs import DecoderInputs, examples_for
 from edgemm.export.precision.gated import Judged, judge_speed, judged
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates, Workshop, settle
+from edgemm.export.precision.int4 import precision_of, quantize_int4
 from edgemm.export.precision.report import write_report
 from edgemm.export.precision.sensitivity import Noise, noises
 from edgemm.export.precision.static import quantize_static_int8, smoothed
@@ -67,6 +70,7 @@ class _Work:
     done: int = 0
     compare: bool = True
     parity: list[ParityCheck] = field(default_factory=list)
+    seen: dict[str, list[describe.Feeds]] = field(default_factory=dict)
     stored: list[Stored] = field(default_factory=list)
 
     def step(self, what: str) -> None:
@@ -88,7 +92,8 @@ def export(
 ) -> ExportReport:
     """Export a checkpoint (a directory, a hub id or an adapter; see `locate`) to a verified bundle at `target`.
 
-    `calibrate_on` are pictures, sounds, videos or folders of them; `int8` needs them for its activation ranges.
+    `calibrate_on` are pictures, sounds, videos or folders of them; `int8` needs them for its activation ranges, and
+    `int4` rounds decoders by them where they are given. What is no decoder is int8 in `int4`.
     `gates` are what the quantized bundle must hold beyond parity, `choice` is how it is quantized first.
     A checkpoint too large to be compared whole in the memory that is free is checked as `deep` says, in fp32 only.
     `progress` is called with what is being done and the share that is behind, 0…1.
@@ -104,7 +109,7 @@ def export(
         source = find_checkpoint(path)
         checks = _shallow_checks(source, target, precision, progress) if deep.is_deep(source) else None
         found = {name: _family_plan(part) for name, part in source.parts.items()}
-        _check_precision(precision, found)
+        _check_precision(precision, found, calibrated=bool(calibrate_on))
         examples = calibration.load_examples(calibrate_on) if calibrate_on else []
         graphs = sum(len(plan.graphs) for _, plan in found.values())
         steps = 3 * graphs + 2 * len(found) + 1
@@ -141,12 +146,23 @@ def _shallow_checks(source: Checkpoint, target: Path, precision: Precision, prog
     return checks
 
 
-def _check_precision(precision: Precision, found: Mapping[str, tuple[Checkpoint, ModelPlan]]) -> None:
+def _check_precision(
+    precision: Precision, found: Mapping[str, tuple[Checkpoint, ModelPlan]], *, calibrated: bool
+) -> None:
+    if precision not in get_args(Precision):
+        raise CheckpointError(
+            f"{precision} is not a precision that export writes", hint=f"one of {', '.join(get_args(Precision))}"
+        )
     for checkpoint, plan in found.values():
         if precision != "fp32" and any(ready.adapt is not None for ready in plan.ready):
             raise CheckpointError(
                 f"{checkpoint.path} holds a ready graph, which is taken in its own precision, not in {precision}",
                 hint=f"leave --{precision} out, or run edgemm export on the checkpoint that it was made from",
+            )
+        if precision == "int4" and not calibrated and any(g.treatment == "static" for g in plan.graphs):
+            raise CheckpointError(
+                f"{checkpoint.path} has an encoder, which --int4 puts in int8 and needs real examples for",
+                hint="add --calib PATH: pictures, sounds or videos like those that it will meet",
             )
 
 
@@ -221,7 +237,7 @@ def _noises(work: _Work, stage: Path, own: str, graph: GraphPlan, plan: ModelPla
     if graph.treatment == "static":
         feeds = _calibration_feeds(work, plan, graph.role)
         whole = smoothed(whole, feeds, work.choice.recipe(own))
-    quantized = _graph_in(work, stage, own, graph, plan, work.precision, {})
+    quantized = _graph_in(work, stage, own, "", graph, plan, work.precision, {})
     assert isinstance(quantized, onnx.ModelProto)
     return noises(own, whole, quantized, feeds[:: max(1, len(feeds) // _PROBED)][:_PROBED])
 
@@ -258,15 +274,15 @@ def _write_bundle(
         inside = len(components)
         for graph in plan.graphs:
             own = prefixes[name] + graph.role
-            made = _graph_in(work, stage, own, graph, plan, precision, used)
+            exact = precision_of(graph.role, precision)
+            made = _graph_in(work, stage, own, name, graph, plan, exact, used)
             file, weights = store.write(own, made)
             model = made.model if isinstance(made, Traced) else made
-            components.append(describe.component(directory, own, name, graph, precision, (file, weights), model))
-            if work.trying:
+            components.append(describe.component(directory, own, name, graph, exact, (file, weights), model))
+            if work.trying or not work.compare:
                 continue
-            real = _calibration_feeds(work, plan, graph.role) if precision == "int8" else []
-            if work.compare:
-                work.parity.append(check_component(graph, directory / file, own, precision, real=real[::8]))
+            real = _calibration_feeds(work, plan, graph.role)[::8] if exact == "int8" else work.seen.pop(own, [])
+            work.parity.append(check_component(graph, directory / file, own, exact, real=real))
         for ready in plan.ready:
             components.append(_write_ready(store, prefixes[name], name, ready))
         if len(components) == inside:
@@ -281,6 +297,7 @@ def _graph_in(
     work: _Work,
     stage: Path,
     own: str,
+    model: str,
     graph: GraphPlan,
     plan: ModelPlan,
     precision: Precision,
@@ -292,9 +309,10 @@ def _graph_in(
     work.step(f"{own} to {precision}")
     if precision == "fp16":
         return traced(half_plan(graph))
-    if precision != "int8":
-        raise CheckpointError(f"{precision} is not a precision that export writes")
     whole = onnx.load(stage / "graphs" / f"{own}.onnx")
+    if precision == "int4":
+        examples = examples_for(plan, work.examples)
+        return _int4(work, own, whole, graph, DecoderInputs(stage, model, plan.tasks[0], examples), used)
     recipe = work.choice.recipe(own)
     if graph.treatment == "weight_only":
         return quantize_weights(whole, graph.half_ops, recipe.restored)
@@ -305,6 +323,23 @@ def _graph_in(
         what=", ".join(feeds[0]) if feeds else "",
     )
     return quantize_static_int8(whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules, recipe=recipe)
+
+
+def _int4(
+    work: _Work,
+    own: str,
+    traced: onnx.ModelProto,
+    graph: GraphPlan,
+    inputs: DecoderInputs,
+    used: dict[str, Calibration],
+) -> onnx.ModelProto:
+    """Rounded by what the decoder meets, where there are examples that its task takes; checked on the same."""
+    if not inputs.examples:
+        return quantize_int4(traced, graph.half_ops)
+    used[own] = Calibration(n=len(inputs.examples), sha256=calibration.digest(inputs.examples), what=inputs.task)
+    made = quantize_int4(traced, graph.half_ops, inputs.moments)
+    work.seen[own] = inputs.real
+    return made
 
 
 def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:

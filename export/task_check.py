@@ -139,6 +139,11 @@ _ASK: dict[str, Callable[[Model, Example], Reference]] = {
 }
 
 
+def ask(model: Model, task: str, example: Example) -> Reference:
+    """What the bundle says to `example`."""
+    return _ASK[task](model, example)
+
+
 def _equal(original: Sequence[Reference], found: Sequence[Reference]) -> float:
     equal = [_same(a, b) for a, b in zip(original, found, strict=True)]
     return sum(equal) / len(equal) if equal else 1.0

@@ -27,11 +27,12 @@ class Tolerance:
     cosine: float
 
 
-# int8 is judged by the task's metric; the cosine only catches a graph that is wrong.
+# int8 and int4 are judged by the task's metric; the cosine only catches a graph that is wrong.
 TOLERANCES: dict[str, Tolerance] = {
     "fp32": Tolerance(1e-4, 0.99999),
     "fp16": Tolerance(float("inf"), 0.999),
     "int8": Tolerance(float("inf"), 0.9),
+    "int4": Tolerance(float("inf"), 0.7),
 }
 
 _MEND = "this family needs mending before it can be exported"
@@ -109,7 +110,7 @@ def check_component(
     """
     tolerance = TOLERANCES[precision]
     session = registry.module(runtime).load_session(
-        path, SessionOptions(int8_weights=precision == "int8" and plan.treatment == "weight_only")
+        path, SessionOptions(int8_weights=precision in ("int8", "int4") and plan.treatment == "weight_only")
     )
     done: list[_Case] = []
     worst, cosine = 0.0, 1.0

@@ -33,11 +33,12 @@ def export(
     ] = Path("bundle"),
     fp16: Annotated[bool, typer.Option("--fp16", help="Weights in half precision.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and encoders.")] = False,
+    int4: Annotated[bool, typer.Option("--int4", help="4-bit weights of decoders; the rest as with --int8.")] = False,
     calib: Annotated[
         list[Path] | None,
         typer.Option(
             "--calib",
-            help="Pictures, sounds, videos, recordings, folders of them or data sets, for --int8. Repeatable.",
+            help="Pictures, sounds, videos, recordings, folders of them or data sets, for --int8 and --int4. Repeatable.",
         ),
     ] = None,
     calib_method: Annotated[
@@ -68,9 +69,7 @@ def export(
     if list_families:
         _list_families(io)
         return
-    if fp16 and int8:
-        raise UsageError("--fp16 and --int8 contradict each other", hint="give one of them")
-    precision: Precision = "int8" if int8 else "fp16" if fp16 else "fp32"
+    precision = _precision(fp16=fp16, int8=int8, int4=int4)
     source, examples = _source(checkpoint, calib or [])
     if int8 and not examples:
         raise CheckpointError(
@@ -95,6 +94,15 @@ def export(
     if output.is_file():
         report = replace(report, bundle=output.absolute(), bytes=output.stat().st_size)
     _tell(io, report)
+
+
+def _precision(**asked: bool) -> Precision:
+    wanted: list[Any] = [name for name, is_asked in asked.items() if is_asked]
+    if len(wanted) > 1:
+        names = " and ".join(f"--{name}" for name in wanted)
+        raise UsageError(f"{names} contradict each other", hint="give one of them")
+    precision: Precision = wanted[0] if wanted else "fp32"
+    return precision
 
 
 def _place(output: Path, overwrite: bool) -> AbstractContextManager[Path]:

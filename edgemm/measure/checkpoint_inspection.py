@@ -27,7 +27,8 @@ _GRAPHS = {
     "audio encoder": ("audio_encoder",),
     "text encoder": ("text_encoder",),
 }
-_BLOCKED = ("decoder", "language model", "text encoder", "shared")
+_DECODES = ("decoder", "language model", "shared")
+_BLOCKED = (*_DECODES, "text encoder")
 _PICTURES = ("vision encoder", "picture network", "video network")
 
 
@@ -130,7 +131,7 @@ def _component(
         parameters=sum(t.parameters for t in tensors.values()),
         bytes=sum(t.bytes for t in tensors.values()),
         graphs=graphs_of(role, family),
-        bytes_per_precision=estimate(tensors, blocked=role in _BLOCKED),
+        bytes_per_precision=estimate(tensors, blocked=role in _BLOCKED, decodes=role in _DECODES),
     )
 
 

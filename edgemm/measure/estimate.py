@@ -15,19 +15,21 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
 _SMALL = 4096  # matrices below it stay as they are in blocks
 _SCALE_BYTES, _BLOCK = 4, 32
+_LEAST_BLOCK = 16  # of int4
 # Learned positions are added, not multiplied: they stay as they are.
 _POSITIONS = re.compile(r"position_embed|pos_embed|embed_positions|relative_position|position_ids|\.wpe\.")
 _TABLE = re.compile(r"embed_tokens|word_embeddings|lm_head|proj_out|token_embedding|\.shared\.|\.wte\.")
 
 
-def estimate(tensors: Mapping[str, Tensor], *, blocked: bool) -> dict[str, int]:
+def estimate(tensors: Mapping[str, Tensor], *, blocked: bool, decodes: bool = False) -> dict[str, int]:
     """Bytes by precision of one component's weights.
 
-    `blocked` says that its int8 and int4 are weights in blocks of 32 (decoders, texts), not weights and activations
-    (encoders, which int4 leaves in int8). Norms, biases and positions stay in fp32; tables of tokens are no less
-    than int8.
+    `blocked` says that its int8 is weights in blocks of 32 (decoders, texts), not weights and activations (encoders).
+    int4 is for what `decodes`; everything else stays in int8 there. Norms, biases and positions stay in fp32; tables
+    of tokens are no less than int8.
     """
-    return {p: sum(_bytes_of(name, t, p, blocked) for name, t in tensors.items()) for p in PRECISIONS}
+    stored = {p: "int8" if p == "int4" and not decodes else p for p in PRECISIONS}
+    return {p: sum(_bytes_of(name, t, s, blocked) for name, t in tensors.items()) for p, s in stored.items()}
 
 
 def _bytes_of(name: str, tensor: Tensor, precision: str, blocked: bool) -> int:
@@ -39,5 +41,6 @@ def _bytes_of(name: str, tensor: Tensor, precision: str, blocked: bool) -> int:
         return 4 * n
     if not blocked:
         return n + _SCALE_BYTES * tensor.shape[0]
-    bits = 4 if precision == "int4" and not _TABLE.search(name) else 8
+    halves = precision == "int4" and not _TABLE.search(name) and tensor.shape[-1] % _LEAST_BLOCK == 0
+    bits = 4 if halves else 8
     return math.ceil(n * (bits / 8 + _SCALE_BYTES / _BLOCK))

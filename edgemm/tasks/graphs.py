@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,17 @@ from edgemm.tasks.trial import compare
 
 @dataclass
 class Graphs:
-    """Loads the components of `entry` when they are first asked for, each on its runtime."""
+    """Loads the components of `entry` when they are first asked for, each on its runtime.
+
+    `load_decoder` stands in for the runtime's own, where somebody wants to watch the decoder.
+    """
 
     bundle: Bundle
     entry: ModelEntry
     runtime: str
     options: SessionOptions
     chosen: dict[str, str] = field(default_factory=dict)
+    load_decoder: Callable[[Path, tuple[StatePort, ...], int, SessionOptions], Decoder] | None = None
     _sessions: dict[str, Session] = field(default_factory=dict)
     _decoder: Decoder | None = None
     _aligned: bool = False
@@ -91,7 +96,8 @@ class Graphs:
         self._aligned = alignment or not registry.RUNTIMES[runtime].fuses_attention
         options = replace(self._options("decoder"), alignment=self._aligned)
         path = self.bundle.file(component.file)
-        return registry.module(runtime).load_decoder(path, states, self.entry.context, options)
+        load = self.load_decoder or registry.module(runtime).load_decoder
+        return load(path, states, self.entry.context, options)
 
     def _options(self, role: str) -> SessionOptions:
         component = self._component(role)

@@ -38,7 +38,7 @@ def quantize_static_int8(
     """
     if not examples:
         raise CheckpointError(
-            f"{model.graph.name} needs examples for --int8",
+            f"{model.graph.name} needs examples for int8",
             hint="add --calib PATH (pictures or sound)",
         )
     out = smoothed(model, examples, recipe)

@@ -8,7 +8,7 @@ from the same int8 tensor, so that a tied table stays one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgemm.export.precision.recipe import key
+from edgemm.runtimes.lowering.graph import packed
 
 BLOCK = 32
 BLOCKED_OPSET = 21
@@ -26,7 +27,7 @@ _MOST_FP16 = 65504.0
 
 @dataclass(frozen=True)
 class BlockedWeight:
-    """int8 [K, N] and its scales [K / block, N]; `block` divides K."""
+    """Integers [K, N] of 8 bits, or of 4 in int8, and their scales [K / block, N]; `block` divides K."""
 
     values: NDArray[np.int8]
     scales: NDArray[np.float32]
@@ -48,12 +49,17 @@ def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> BlockedW
 
 
 def quantize_weights(
-    model: onnx.ModelProto, half_ops: tuple[str, ...] = (), restored: frozenset[str] = frozenset()
+    model: onnx.ModelProto,
+    half_ops: tuple[str, ...] = (),
+    restored: frozenset[str] = frozenset(),
+    int4: Mapping[str, BlockedWeight] | None = None,
 ) -> onnx.ModelProto:
     """Replace the constant matrices of MatMul, Gemm and the embedding's Gather by blocked int8.
 
-    Weights of operators in `half_ops` are stored in fp16, and so are those of the operators `restored` (by `key`).
+    Weights of operators in `half_ops` are stored in fp16, and so are those of the operators `restored` (by `key`);
+    those in `int4`, by name, as they were rounded to 4 bits.
     """
+    rounded = int4 or {}
     out = onnx.ModelProto()
     out.CopyFrom(model)
     graph = out.graph
@@ -61,7 +67,7 @@ def quantize_weights(
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
     for node in graph.node:
-        name = _constant_matrix(node, weights)
+        name = constant_matrix(node, weights)
         if node.op_type in half_ops and node.input[1] in weights:
             nodes += [*halved_weight(graph, node, weights[node.input[1]], done), node]
         elif name is not None and key(node) in restored:
@@ -71,13 +77,14 @@ def quantize_weights(
         elif node.op_type == "Gather":
             nodes += _quantized_gather(graph, node, weights[name], done)
         else:
-            nodes += _quantized_matmul(graph, node, weights[name], done)
+            nodes += _quantized_matmul(graph, node, weights[name], done, rounded.get(name))
     keep_used(graph, nodes)
     _raise_opset(out, BLOCKED_OPSET)
     return out
 
 
-def _constant_matrix(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> str | None:
+def constant_matrix(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> str | None:
+    """The name of the matrix that `node` multiplies by or looks up in, where blocks of it can be stored."""
     position = {"MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
     if position is None:
         return None
@@ -91,22 +98,34 @@ def _constant_matrix(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto])
     return None if transposed or wrong_axis or small else node.input[position]
 
 
-def _store(graph: onnx.GraphProto, tensor: onnx.TensorProto, done: set[str]) -> tuple[str, str, int]:
+def _store(
+    graph: onnx.GraphProto, tensor: onnx.TensorProto, done: set[str], rounded: BlockedWeight | None = None
+) -> tuple[str, str, int]:
     array = numpy_helper.to_array(tensor)
-    weight = quantize_blocks(array.astype(np.float32))
-    values, scales = f"{tensor.name}.int8", f"{tensor.name}.scale"
+    weight = rounded or quantize_blocks(array.astype(np.float32))
+    values, scales = f"{tensor.name}.{'int4' if rounded else 'int8'}", f"{tensor.name}.scale"
     if tensor.name not in done:
-        graph.initializer.append(numpy_helper.from_array(weight.values, values))
+        stored = numpy_helper.from_array(weight.values, values)
+        graph.initializer.append(_packed(weight.values, values) if rounded else stored)
         graph.initializer.append(numpy_helper.from_array(weight.scales.astype(array.dtype), scales))
         done.add(tensor.name)
     return values, scales, weight.block
 
 
+def _packed(values: NDArray[np.int8], name: str) -> onnx.TensorProto:
+    kind = onnx.TensorProto.INT4
+    return onnx.TensorProto(name=name, data_type=kind, dims=values.shape, raw_data=packed(values).tobytes())
+
+
 def _quantized_matmul(
-    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    tensor: onnx.TensorProto,
+    done: set[str],
+    rounded: BlockedWeight | None = None,
 ) -> list[onnx.NodeProto]:
     first = tensor.name not in done
-    values, scales, block = _store(graph, tensor, done)
+    values, scales, block = _store(graph, tensor, done, rounded)
     output = f"{tensor.name}.dequantized"
     node.input[1] = output
     if not first:

@@ -29,7 +29,7 @@ class Unrecognised(Exception):
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant tensor. `load` reads its file."""
+    """A constant tensor. `load` reads its file. int4 is one value a byte while it is in memory."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -147,7 +147,25 @@ def _weight(tensor: Any, directory: Path) -> Weight:
         return Weight(dtype, shape, lambda: numpy_helper.to_array(tensor))
     entry = {e.key: e.value for e in tensor.external_data}
     path, offset = directory / entry["location"], int(entry.get("offset", 0))
+    if tensor.data_type == TensorProto.INT4:
+        packed = (int(np.prod(shape)) + 1) // 2
+        return Weight(dtype, shape, lambda: unpacked(np.memmap(path, np.uint8, "r", offset, packed), dtype, shape))
     return Weight(dtype, shape, lambda: np.memmap(path, dtype, "r", offset, shape))
+
+
+def unpacked(packed: NDArray[np.uint8], dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """int4 from two values a byte, the first in its low half."""
+    halves = np.empty((len(packed), 2), np.int8)
+    halves[:, 0], halves[:, 1] = (packed << 4).view(np.int8) >> 4, packed.view(np.int8) >> 4
+    return halves.reshape(-1)[: int(np.prod(shape))].astype(dtype).reshape(shape)
+
+
+def packed(values: Array) -> NDArray[np.uint8]:
+    """int4 as two values a byte, the first in its low half."""
+    flat = np.pad(values.reshape(-1).astype(np.int8), (0, values.size % 2))
+    halves = flat.view(np.uint8) & np.uint8(0xF)
+    pairs: NDArray[np.uint8] = halves[::2] | (halves[1::2] << np.uint8(4))
+    return pairs
 
 
 def attributes(node: Node) -> Mapping[str, Any]:

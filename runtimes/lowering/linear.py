@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from edgemm.runtimes.lowering.graph import MICROSOFT, Graph, Weight, attributes
 
 _BLOCKS = (16, 32, 64, 128, 256)
+_BITS = {"int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True)
 class Linear:
-    """`output` = `input` · weight [K, N] + bias [N]. With `block`, the weight is int8 with `scales` [K / block, N]."""
+    """`output` = `input` · weight [K, N] + bias [N].
+
+    With `block`, the weight is int8 or int4 with `scales` [K / block, N].
+    """
 
     input: str
     output: str
@@ -29,6 +33,10 @@ class Linear:
     @property
     def width(self) -> int:
         return self.weight.shape[1]
+
+    @property
+    def bits(self) -> int:
+        return _BITS.get(self.weight.dtype.name, 0)
 
 
 def linear(graph: Graph, name: str) -> Linear | None:
@@ -61,13 +69,14 @@ def product(graph: Graph, name: str) -> Linear | None:
     block = about.get("block_size", 0)
     if values is None or scales is None or about.get("axis", 1) != 0 or block not in _BLOCKS:
         return None
-    fits = values.dtype == np.int8 and len(values.shape) == 2 and scales.dtype == np.float32
-    return Linear(x, name, values, dequantize.input[0], scales, block) if fits else None
+    found = Linear(x, name, values, dequantize.input[0], scales, block)
+    fits = bool(found.bits) and len(values.shape) == 2 and scales.dtype == np.float32
+    return found if fits else None
 
 
 def packable(parts: Sequence[Linear]) -> bool:
     """Whether the products read one value and are of one kind."""
-    kinds = {(p.input, p.block, p.bias is None) for p in parts}
+    kinds = {(p.input, p.block, p.bits, p.bias is None) for p in parts}
     return len(kinds) == 1
 
 
@@ -90,10 +99,11 @@ def _write_blocked(graph: Graph, parts: Sequence[Linear], name: str, output: str
     first = parts[0]
     rows, block = first.weight.shape[0], first.block
     width = sum(p.width for p in parts)
-    shape = (width, rows // block, block)
-    values, scales = f"{name}.uint8", f"{name}.scales"
+    shape = (width, rows // block, block * first.bits // 8)
+    values, scales = f"{name}.uint{first.bits}", f"{name}.scales"
+    turned = _offset_rows if first.bits == 8 else _offset_halves
     graph.weights[values] = Weight(
-        np.dtype(np.uint8), shape, lambda: np.concatenate([_offset_rows(p.weight.load()) for p in parts]).reshape(shape)
+        np.dtype(np.uint8), shape, lambda: np.concatenate([turned(p.weight.load()) for p in parts]).reshape(shape)
     )
     graph.weights[scales] = Weight(
         np.dtype(np.float32), (width * (rows // block),), lambda: np.concatenate([_scales(p) for p in parts])
@@ -105,7 +115,7 @@ def _write_blocked(graph: Graph, parts: Sequence[Linear], name: str, output: str
         MICROSOFT,
         K=rows,
         N=width,
-        bits=8,
+        bits=first.bits,
         block_size=block,
         accuracy_level=4,
     )
@@ -118,6 +128,13 @@ def _offset_rows(values: NDArray[np.int8]) -> NDArray[np.uint8]:
     turned: NDArray[np.uint8] = cv2.transpose(np.asarray(values).view(np.uint8))
     np.bitwise_xor(turned, 0x80, out=turned)
     return turned
+
+
+def _offset_halves(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """int4 [K, N] → uint8 [N, K / 2], two of a row a byte, the first in its low half, 8 meaning zero."""
+    turned = _offset_rows(values.astype(np.int8)) - np.uint8(120)
+    halves: NDArray[np.uint8] = turned[:, ::2] | (turned[:, 1::2] << np.uint8(4))
+    return halves
 
 
 def _scales(part: Linear) -> NDArray[Any]:
@@ -134,7 +151,7 @@ def _beside(weights: Sequence[Weight], axis: int) -> Weight:
 
 
 def quantized_products(graph: Graph) -> None:
-    """Write every product with a blocked int8 matrix as MatMulNBits. Its numbers are not rounded again."""
+    """Write every product with a blocked int8 or int4 matrix as MatMulNBits. Its numbers are not rounded again."""
     for node in [n for n in graph.nodes if n.op_type == "MatMul"]:
         found = product(graph, node.output[0])
         if found is not None and found.block:

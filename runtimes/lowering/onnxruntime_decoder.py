@@ -1,7 +1,7 @@
 """A portable decoder graph → the graph that ONNX Runtime runs fastest on a CPU.
 
-Packed query, key and value with GroupQueryAttention, fused norms and activations, packed gate and up, int8 matrices as
-MatMulNBits with activations quantized as they come. Rewritten from the traced graph by the form of its subgraphs; a
+Packed query, key and value with GroupQueryAttention, fused norms and activations, packed gate and up, int8 and int4
+as MatMulNBits with activations quantized as they come. Rewritten from the traced graph by the form of its subgraphs; a
 graph with attention of another form is left alone, and the reason returned.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from edgemm.runtimes.base import StatePort
 from edgemm.runtimes.lowering import fusions
 from edgemm.runtimes.lowering.attention import group_query_attention
-from edgemm.runtimes.lowering.graph import MICROSOFT, Graph, Unrecognised
+from edgemm.runtimes.lowering.graph import MICROSOFT, Graph, Unrecognised, packed
 from edgemm.runtimes.lowering.linear import quantized_products
 
 _INLINE_BYTES = 1024
@@ -88,6 +88,8 @@ def _stream(name: str, weight: Any, file: Any, location: str) -> Any:
     array = np.ascontiguousarray(weight.load())
     if array.dtype != weight.dtype or array.shape != weight.shape:
         raise AssertionError(f"{name}: {array.dtype} {array.shape} is not {weight.dtype} {weight.shape}")
+    if array.dtype.name == "int4":
+        array = packed(array)
     array.tofile(file)
     tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(weight.dtype), dims=weight.shape)
     tensor.data_location = TensorProto.EXTERNAL

@@ -95,6 +95,8 @@ def test_version(cli: Cli) -> None:
         ("run", "--camera", "x.mp4", "--record", "out.txt"),
         ("run", "--camera", "x.mp4", "--config", "/does/not/exist.toml"),
         ("export", "--int8", "--fp16"),
+        ("export", "--int4", "--int8"),
+        ("export", "--fp16", "--int4"),
         ("run",),
         ("record", "--duration", "1s"),
     ],

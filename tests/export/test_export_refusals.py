@@ -241,8 +241,14 @@ def test_int8_without_examples(target):
 
 
 def test_an_unknown_precision(target):
-    with pytest.raises(CheckpointError, match="int4 is not a precision"):
-        export(checkpoint("efficientnet"), target, precision="int4")
+    with pytest.raises(CheckpointError, match="int3 is not a precision"):
+        export(checkpoint("efficientnet"), target, precision="int3")
+
+
+def test_int4_without_examples_where_the_encoder_wants_them(target):
+    with pytest.raises(CheckpointError, match="real examples") as refusal:
+        export(checkpoint("smolvlm"), target, precision="int4")
+    assert "--calib" in refusal.value.hint
 
 
 def test_a_target_that_stands_is_refused_before_any_work(tmp_path):

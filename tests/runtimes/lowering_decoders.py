@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from edgemm.export.graph import GraphPlan, trace
 from edgemm.export.plans import DecoderShape, decoder_plan
+from edgemm.export.precision.int4 import quantize_int4
 from edgemm.export.precision.weights import quantize_weights
 from edgemm.export.store import GraphStore
 from edgemm.export.tracing import use_plain_attention
@@ -89,9 +90,8 @@ def _written(kind: str, precision: str) -> tuple[Path, tuple[StatePort, ...]]:
     graph, model = decoder(kind), _traced(kind)
     root = place() / f"lowering-{kind}-{precision}"
     root.mkdir()
-    file, _ = GraphStore(root).write(
-        "decoder", quantize_weights(model) if precision == "int8" else copy.deepcopy(model)
-    )
+    written = {"fp32": copy.deepcopy, "int8": quantize_weights, "int4": quantize_int4}[precision](model)
+    file, _ = GraphStore(root).write("decoder", written)
     ports = {p.name: tuple(d if isinstance(d, int) else -1 for d in p.dims) for p in graph.inputs}
     states = tuple(StatePort(s.input, s.output, ports[s.input], s.growth_axis) for s in graph.states)
     return root / file, states

@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 FAST = SessionOptions(exact=False)
-LEAST_COSINE = {"fp32": 0.9999, "int8": 0.99}
+LEAST_COSINE = {"fp32": 0.9999, "int8": 0.99, "int4": 0.99}
 FORCED = 64
 
 
@@ -99,7 +99,7 @@ def forced_logits(decoder, hidden, prompt, seed=0):
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "narrow_heads"])
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("prompt", [1, 7, 33])
 def test_forced_tokens(kind, precision, prompt):
     lowered, portable = (load(options, kind, precision) for options in (FAST, EXACT))
@@ -119,7 +119,7 @@ def operators(model):
     return {n.op_type for n in model.graph.node}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_the_graph_has_the_fast_form(precision):
     """Packed products: query with key and value, gate with up."""
     path, states = written("grouped", precision)
@@ -128,12 +128,29 @@ def test_the_graph_has_the_fast_form(precision):
     count = {op: sum(n.op_type == op for n in model.graph.node) for op in operators(model)}
     assert count["GroupQueryAttention"] == count["QuickGelu"] == layers
     assert count["SimplifiedLayerNormalization"] == 2 * layers + 1
-    products = {"fp32": "MatMul", "int8": "MatMulNBits"}[precision]
+    products = "MatMul" if precision == "fp32" else "MatMulNBits"
     assert count[products] == 4 * layers + 1
+    bits = [a.i for n in model.graph.node for a in n.attribute if n.op_type == products and a.name == "bits"]
+    assert sorted(bits) == {"fp32": [], "int8": [8] * (4 * layers + 1), "int4": [4] * 4 * layers + [8]}[precision]
     assert not operators(model) & {"Sigmoid", "Softmax", "Cos", "Shape", "Concat", "DequantizeLinear"}
     inputs = {v.name for v in model.graph.input}
     assert {SEQLENS, TOTAL} < inputs
     assert not inputs & {"attention_mask", "position_ids"}
+
+
+def test_int4_values_are_not_rounded_again():
+    path, states = written("grouped", "int4")
+    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    after = onnx.load(lowered_decoder(path, states, 128).path)
+    stored = {t.name: numpy_helper.to_array(t) for t in after.graph.initializer}
+    products = [n for n in after.graph.node if n.op_type == "MatMulNBits" and n.input[1].endswith(".uint4")]
+    assert products
+    for node in products:
+        names = node.input[1].removesuffix(".uint4").split("+")
+        expected = np.concatenate([tensors[n].astype(np.int8) for n in names], axis=1)
+        halves = stored[node.input[1]].reshape(expected.shape[1], -1)
+        values = np.stack([halves & 0xF, halves >> 4], -1).reshape(expected.shape[1], -1)
+        np.testing.assert_array_equal(values.T.astype(np.int8) - 8, expected)
 
 
 def test_int8_values_are_not_rounded_again():
