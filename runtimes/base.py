@@ -44,6 +44,7 @@ class SessionOptions:
     quantize activations as they come, which is faster and makes runtimes differ. `int8_weights` says that
     the graph's matrices are int8 in storage only: this runtime computes with them in floating point. Without
     `alignment` a decoder may drop that output (see `Decoder.alignment`), which lets a runtime fuse its attention.
+    `cuda_graphs` lets a GPU replay calls whose shapes are those of the call before.
     """
 
     device: str = "CPU"
@@ -52,6 +53,7 @@ class SessionOptions:
     int8_weights: bool = False
     spin: bool = False
     alignment: bool = True
+    cuda_graphs: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,8 @@ class Graphs:
         """The stateless graph of `role`."""
         with self._lock:
             if role not in self._sessions:
-                path = self.bundle.file(self._component(role).file)
                 module = registry.module(self.runtime_of(role))
-                self._sessions[role] = module.load_session(path, self._options(role))
+                self._sessions[role] = module.load_session(self._file(role), self._options(role))
             return self._sessions[role]
 
     def decoder(self, *, alignment: bool = False) -> Decoder:
@@ -65,8 +65,16 @@ class Graphs:
         states = tuple(map(_state_port, self.bundle.manifest.states_of(component.name)))
         self._aligned = alignment or not registry.RUNTIMES[runtime].fuses_attention
         options = replace(self._options("decoder"), alignment=self._aligned)
-        path = self.bundle.file(component.file)
-        return registry.module(runtime).load_decoder(path, states, self.entry.context, options)
+        return registry.module(runtime).load_decoder(self._file("decoder"), states, self.entry.context, options)
+
+    def _file(self, role: str) -> Path:
+        """What the runtime of `role` loads: the portable graph, or an engine that was built of it."""
+        component, runtime = self._component(role), self.runtime_of(role)
+        if not registry.RUNTIMES[runtime].runs_engines:
+            return self.bundle.file(component.file)
+        from edgemm.runtimes.tensorrt_engine import find_engine
+
+        return find_engine(self.bundle, component, runtime, self.options)
 
     def _options(self, role: str) -> SessionOptions:
         component = self._component(role)
