@@ -115,10 +115,10 @@ class CudaDevice:
     def __init__(self, index: int = 0) -> None:
         self._library = _library()
         self.driver = self._number("cuDriverGetVersion")
-        count = self._number("cuDeviceGetCount")
-        if index >= count:
+        self.count = self._number("cuDeviceGetCount")
+        if index >= self.count:
             raise RuntimeUnavailable(
-                f"there is no NVIDIA GPU {index} here, but {count}", hint="see what edgemm doctor lists"
+                f"there is no NVIDIA GPU {index} here, but {self.count}", hint="see what edgemm doctor lists"
             )
         device = self._number("cuDeviceGet", index)
         name = ctypes.create_string_buffer(256)
@@ -248,7 +248,8 @@ def why_no_gpu() -> str:
 
 def gpus() -> tuple[CudaDevice, ...]:
     """Every NVIDIA GPU that can be used."""
-    if why_no_gpu():
+    try:
+        first = CudaDevice()
+        return (first, *(CudaDevice(i) for i in range(1, first.count)))
+    except (RuntimeUnavailable, DeviceError):
         return ()
-    first = CudaDevice()
-    return (first, *(CudaDevice(i) for i in range(1, first._number("cuDeviceGetCount"))))

@@ -105,10 +105,12 @@ class Queue:
     """A device's stream and memory: makes tensors, and copies of parts of them."""
 
     def __init__(self, device: Device) -> None:
+        self._dropped = True
         device.use()
         self.device = device
         self.pool = Pool(device)
         self.stream = device.stream()
+        self._dropped = False
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> DeviceTensor:
         """A tensor of arbitrary numbers."""
@@ -146,11 +148,17 @@ class Queue:
 
     def close(self) -> None:
         """Wait for what is under way, then free the memory that nobody holds. Tensors that somebody holds live on."""
-        with suppress(DeviceError):
-            self.device.use()
-            self.device.wait(self.stream)
+        if not self._dropped:
+            with suppress(DeviceError):
+                self.device.use()
+                self.device.wait(self.stream)
         self.pool.close()
 
     def __del__(self) -> None:
+        if self._dropped:
+            return
+        # Garbage is collected in any order: `close` may come after.
+        self.close()
+        self._dropped = True
         with suppress(DeviceError):
             self.device.drop_stream(self.stream)

@@ -7,7 +7,8 @@ tensors of a decoder stay on the GPU: what one call returns as `present.*` is th
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,14 @@ class TrtSession:
         check_feeds(self.inputs, feeds)
         given = {name: self._given(self.inputs[name], value) for name, value in feeds.items()}
         self._cancelled = False
-        try:
+        with self._telling():
             return self._run(given, keep)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What the driver refuses is an error of the call."""
+        try:
+            yield
         except DeviceError as error:
             raise self._failed(str(error)) from error
 
@@ -230,19 +237,23 @@ class TrtSession:
     def upload(self, name: str, value: Value) -> DeviceTensor:
         """`value` as a feed for `name` that need not be copied again."""
         found = self._given(self.inputs[name], value)
-        return found if isinstance(found, DeviceTensor) else self._it.queue.tensor(found)
+        with self._telling():
+            return found if isinstance(found, DeviceTensor) else self._it.queue.tensor(found)
 
     def empty(self, name: str, shape: tuple[int, ...]) -> DeviceTensor:
         """A tensor for the input `name`, of arbitrary numbers."""
-        return self._it.queue.empty(shape, self.inputs[name].dtype)
+        with self._telling():
+            return self._it.queue.empty(shape, self.inputs[name].dtype)
 
     def head(self, tensor: DeviceTensor, length: int, axis: int) -> DeviceTensor:
         """The first `length` of `axis`."""
-        return self._it.queue.head(tensor, length, axis)
+        with self._telling():
+            return self._it.queue.head(tensor, length, axis)
 
     def take(self, tensor: DeviceTensor, rows: Array) -> DeviceTensor:
         """Rows of the first axis."""
-        return self._it.queue.take(tensor, [int(i) for i in rows])
+        with self._telling():
+            return self._it.queue.take(tensor, [int(i) for i in rows])
 
     def _wait(self) -> None:
         it, start = self._it, time.perf_counter()

@@ -18,7 +18,7 @@ from edgemm.bundle.manifest import Component
 from edgemm.bundle.opening import Bundle
 from edgemm.errors import BundleError, RuntimeUnavailable, StorageError
 from edgemm.runtimes.base import SessionOptions
-from edgemm.runtimes.cuda import CudaDevice, Device
+from edgemm.runtimes.cuda import CudaDevice, Device, DeviceError
 from edgemm.runtimes.device_memory import Queue
 from edgemm.runtimes.engines import FOLDER, Note, engines_of
 from edgemm.runtimes.tensorrt_api import Api, cuda_of, installed_builder
@@ -48,17 +48,15 @@ class OpenEngine:
         self.target = self.note.engine.target
         data = _bytes(path, self.note)
         _check_library(self.name, self.note)
-        device = open_device(options)
-        _check_device(self.name, self.note, device)
-        device.use()
+        self.queue = _queue(options)
+        _check_device(self.name, self.note, self.device)
         self._api = Api(self.target)
         self._runtime: Any = self._api.runtime()
         self._check_header(data)
         self.engine: Any = self._deserialized(data)
-        self.queue = Queue(device)
         self.captures = False
         self._cache: Any = None
-        self._cache_path = cache_dir(FOLDER, "kernels", f"{self.note.engine.sha256}.{device.sm}.cache")
+        self._cache_path = cache_dir(FOLDER, "kernels", f"{self.note.engine.sha256}.{self.device.sm}.cache")
         self.context: Any = self._new_context(steady, options)
 
     @property
@@ -175,7 +173,21 @@ def find_engine(bundle: Bundle, component: Component, target: str, options: Sess
 def open_device(options: SessionOptions) -> Device:
     """The GPU that `options.device` names: "GPU.1" is the second; any other word is the first."""
     _, _, number = options.device.replace(":", ".").partition(".")
-    return CudaDevice(int(number) if number.isdigit() else 0)
+    try:
+        return CudaDevice(int(number) if number.isdigit() else 0)
+    except DeviceError as error:
+        raise _unusable(error) from error
+
+
+def _queue(options: SessionOptions) -> Queue:
+    try:
+        return Queue(open_device(options))
+    except DeviceError as error:
+        raise _unusable(error) from error
+
+
+def _unusable(error: DeviceError) -> RuntimeUnavailable:
+    return RuntimeUnavailable(f"the GPU cannot be used: {error}", hint="see what edgemm doctor and nvidia-smi say")
 
 
 def _refusal(name: str, note: Note, why: str) -> BundleError:

@@ -427,6 +427,8 @@ def write_engine(
     profile: dict[str, list[list[int]]] | None = None,
     host: tuple[str, ...] = (),
     header: bytes = HEADER,
+    component: str = "",
+    graph_sha256: str = "0" * 64,
 ) -> Path:
     """The "engine" of a graph, and its note."""
     about = {"graph": str(graph), "profile": profile or {}, "host": host, "rtx": target == "tensorrt-rtx"}
@@ -435,10 +437,10 @@ def write_engine(
     path.write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
     engine = Engine(
-        component=graph.stem, target=target, gpu=gpu, builder=f"{target} {VERSION}",
+        component=component or graph.stem, target=target, gpu=gpu, builder=f"{target} {VERSION}",
         sha256=digest, options_sha256=digest, seconds=0.1, bytes=len(data),
     )  # fmt: skip
-    note = Note(engine=engine, graph_sha256=digest, profile=profile or {}, cosine=1.0, peak_rss_mb=0.0)
+    note = Note(engine=engine, graph_sha256=graph_sha256, profile=profile or {}, cosine=1.0, peak_rss_mb=0.0)
     path.with_suffix(".json").write_text(note.model_dump_json())
     return path
 

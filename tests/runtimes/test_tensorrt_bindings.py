@@ -52,7 +52,7 @@ def _name(node: ast.expr) -> str:
     """`engine` of `engine`, `self.engine` and `it.engine`."""
     if isinstance(node, ast.Name):
         return node.id
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "it"):
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "it", "self._it"):
         return node.attr
     return ""
 
