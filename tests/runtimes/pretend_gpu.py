@@ -1,8 +1,7 @@
-"""A GPU and a TensorRT that are none: memory is numpy's, an engine runs its portable graph in ONNX Runtime.
+"""A TensorRT that is none, on a `PretendDevice`: an engine runs its portable graph in ONNX Runtime.
 
-Everything above `edgemm.runtimes.cuda.Device` and the library's bindings is the real thing, so what these hold is
-how it uses them: every address is inside memory that was allocated, by a thread that has chosen its device; memory is
-never zero by chance; work is queued and done later, and read only when it is done.
+Everything above `edgemm.runtimes.cuda.Device` and the library's bindings is the real thing, so what is held is how it
+uses them. No engine was ever run for this.
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ import hashlib
 import json
 import sys
 import tempfile
-import threading
 import types
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,130 +25,12 @@ import onnxruntime as ort
 from edgemm.bundle.manifest import Engine
 from edgemm.runtimes import registry, tensorrt, tensorrt_api, tensorrt_engine
 from edgemm.runtimes.base import SessionOptions, StatePort
-from edgemm.runtimes.cuda import DeviceError
 from edgemm.runtimes.engines import Note
 from tests.export.exported import RUNTIMES
+from tests.runtimes.pretend_device import PretendDevice, move
 
 VERSION = "1.7.9"
 HEADER = b"vtrt" + bytes(60)
-
-
-class PretendDevice:
-    """See `edgemm.runtimes.cuda.Device`. `most` bytes is all that it has."""
-
-    name, sm, driver = "Pretend GPU", "sm89", 13000
-
-    def __init__(self, index: int = 0, most: int = 1 << 40) -> None:
-        self.index, self.most = index, most
-        self.blocks: dict[int, Any] = {}
-        self.launches = 0
-        self._streams: dict[int, _Stream] = {}
-        self._graphs: dict[int, list[Callable[[], None]]] = {}
-        self._thread = threading.local()
-
-    def use(self) -> None:
-        self._thread.chosen = True
-
-    def _check(self) -> None:
-        assert getattr(self._thread, "chosen", False), "this thread has not chosen its device"
-
-    def allocate(self, size: int) -> int:
-        self._check()
-        if sum(b.nbytes for b in self.blocks.values()) + size > self.most:
-            raise DeviceError("cuMemAlloc_v2 failed: CUDA_ERROR_OUT_OF_MEMORY")
-        block = np.full(size, 0xA5, np.uint8)
-        self.blocks[block.ctypes.data] = block
-        return int(block.ctypes.data)
-
-    def free(self, address: int) -> None:
-        del self.blocks[address]
-
-    def inside(self, address: int, size: int) -> None:
-        """Fail unless these bytes were allocated."""
-        assert any(a <= address and address + size <= a + b.nbytes for a, b in self.blocks.items()), "stray address"
-
-    def stream(self) -> int:
-        self._check()
-        number = len(self._streams) + 1
-        self._streams[number] = _Stream()
-        return number
-
-    def drop_stream(self, stream: int) -> None:
-        self._streams.pop(stream).close()
-
-    def queue(self, stream: int, work: Callable[[], None]) -> None:
-        """Do it later, in order."""
-        self._check()
-        self._streams[stream].add(work)
-
-    def upload(self, address: int, array: Any, stream: int) -> None:
-        self.inside(address, array.nbytes)
-        source, size = array.ctypes.data, array.nbytes
-        self.queue(stream, lambda: _move(address, source, size))
-
-    def download(self, array: Any, address: int, stream: int) -> None:
-        self.inside(address, array.nbytes)
-        target, size = array.ctypes.data, array.nbytes
-        self.queue(stream, lambda: _move(target, address, size))
-
-    def copy(self, target: int, source: int, size: int, stream: int) -> None:
-        self.inside(target, size)
-        self.inside(source, size)
-        self.queue(stream, lambda: _move(target, source, size))
-
-    def done(self, stream: int) -> bool:
-        return self._streams[stream].done()
-
-    def wait(self, stream: int) -> None:
-        self._check()
-        self._streams[stream].wait()
-
-    def begin_capture(self, stream: int) -> None:
-        self._streams[stream].recorded = []
-
-    def end_capture(self, stream: int) -> int:
-        recorded, self._streams[stream].recorded = self._streams[stream].recorded, None
-        assert recorded is not None
-        number = len(self._graphs) + 1
-        self._graphs[number] = recorded
-        return number
-
-    def launch(self, graph: int, stream: int) -> None:
-        self.launches += 1
-        for work in self._graphs[graph]:
-            self.queue(stream, work)
-
-    def drop_graph(self, graph: int) -> None:
-        self._graphs[graph] = []
-
-
-def _move(target: int, source: int, size: int) -> None:
-    ctypes.memmove(target, source, size)
-
-
-class _Stream:
-    def __init__(self) -> None:
-        self._worker = ThreadPoolExecutor(1)
-        self._waiting: list[Future[None]] = []
-        self.recorded: list[Callable[[], None]] | None = None
-
-    def add(self, work: Callable[[], None]) -> None:
-        if self.recorded is not None:
-            self.recorded.append(work)
-        else:
-            self._waiting.append(self._worker.submit(work))
-
-    def done(self) -> bool:
-        return all(f.done() for f in self._waiting) and (self.wait() or True)
-
-    def wait(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        failures = [e for e in [f.exception() for f in waiting] if e is not None]
-        if failures:
-            raise DeviceError(str(failures[0]).splitlines()[0][:200]) from failures[0]
-
-    def close(self) -> None:
-        self._worker.shutdown(wait=False)
 
 
 class DataType(enum.Enum):
@@ -360,7 +239,7 @@ class IExecutionContext:
             feeds = {n: _array(places[n], shapes[n], self._numpy(n)) for n in ins}
             for name, result in zip(outs, self.engine.session.run(outs, feeds), strict=True):
                 assert result.shape == shapes[name], f"{name}: {result.shape}, not {shapes[name]}"
-                _move(places[name], np.ascontiguousarray(result).ctypes.data, result.nbytes)
+                move(places[name], np.ascontiguousarray(result).ctypes.data, result.nbytes)
 
         device.queue(stream_handle, work)
         return True

@@ -23,11 +23,13 @@ from edgemm.errors import BundleError, EdgemmError, InputError, RuntimeUnavailab
 from edgemm.model import Model
 from edgemm.runtimes import registry, tensorrt
 from edgemm.runtimes.base import StatePort, as_numpy
-from edgemm.runtimes.cuda import why_no_gpu
+from edgemm.runtimes.cuda import DeviceError, why_no_gpu
 from edgemm.runtimes.engines import graph_hash
+from edgemm.runtimes.lowering.tensorrt import halved, lower, read, save
 from tests.export.exported import EXACT, exported, model, picture
 from tests.runtimes import pretend_gpu
-from tests.runtimes.pretend_gpu import PretendDevice, pretending, write_engine
+from tests.runtimes.pretend_device import PretendDevice
+from tests.runtimes.pretend_gpu import pretending, write_engine
 
 RTX = "tensorrt-rtx"
 
@@ -173,7 +175,7 @@ def test_a_graph_that_cannot_be_captured_is_run_as_it_is(
     graph: Path, device: PretendDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_stream: int) -> None:
-        raise pretend_gpu.DeviceError("cuStreamBeginCapture_v2 failed")
+        raise DeviceError("cuStreamBeginCapture_v2 failed")
 
     monkeypatch.setattr(device, "begin_capture", refuse)
     with pretending(device, target="tensorrt"):
@@ -319,6 +321,28 @@ def test_a_task_runs_on_the_engines_of_its_bundle(built: Bundle) -> None:
     assert set(with_engines.runtimes.values()) == {RTX}
     assert found.tokens == wanted.tokens
     with_engines.close()
+
+
+def test_int8_bundles_run_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graphs that engines are built of, with fp16 between them, do the task of the bundle."""
+    monkeypatch.setitem(registry.RUNTIMES, RTX, replace(registry.RUNTIMES[RTX], package="onnx"))
+    monkeypatch.setattr(registry, "why_no_gpu", lambda: "")
+    place = Path(shutil.copytree(exported("smolvlm", "int8").bundle, tmp_path / "bundle"))
+    bundle = open_bundle(place)
+    (place / "engines").mkdir()
+    for component in bundle.manifest.components:
+        (tmp_path / component.name).mkdir()
+        graph = halved(lower(read(bundle.file(component.file))))
+        path = save(graph, tmp_path / component.name, component.name)
+        digest = graph_hash(bundle, component)
+        write_engine(place / "engines", path, component=component.name, graph_sha256=digest)
+    with pretending():
+        one = Model(open_bundle(place), runtime=RTX, options=EXACT)
+        found = one.answer([picture(48, 64)], "What is it?", max_new_tokens=6)
+        outputs = one._graphs[bundle.manifest.models[0].name].session("vision_encoder").outputs
+        one.close()
+    assert [port.dtype for port in outputs.values()] == [np.float16]
+    assert len(found.tokens) == 6
 
 
 def test_without_a_fresh_engine_the_command_that_makes_one_is_said(built: Bundle) -> None:
