@@ -49,7 +49,7 @@ _MAJOR, _MINOR = 75, 76
 _NON_BLOCKING, _THREAD_LOCAL = 1, 1
 
 
-class DeviceError(Exception):
+class DeviceError(RuntimeUnavailable):
     """The driver refused a call, or work that was given to it failed."""
 
 
