@@ -141,9 +141,9 @@ def choose(runtime: str, role: str, *, only: Sequence[str] = ()) -> str:
         if RUNTIMES[runtime].missing:
             raise RuntimeUnavailable(f"{runtime} cannot run here: {RUNTIMES[runtime].missing}", hint=_ELSEWHERE)
         return runtime
-    admitted = [c for c in RUNTIMES.values() if c.installed and not c.missing and (not only or c.name in only)]
-    preferred = [c.name for c in admitted if role in c.prefers]
-    return preferred[0] if preferred else FALLBACK
+    preferred = [c for c in RUNTIMES.values() if role in c.prefers and (not only or c.name in only)]
+    # Whether there is a GPU is asked last: starting its driver takes a moment.
+    return next((c.name for c in preferred if c.installed and not c.missing), FALLBACK)
 
 
 def module(runtime: str) -> _Module:
