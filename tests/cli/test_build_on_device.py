@@ -89,11 +89,11 @@ def test_tensorrt_is_told_no_gpu_and_its_engine_is_of_the_one_that_is_here(
 
 
 @pytest.mark.skipif(not cuda.why_no_gpu(), reason="there is a GPU here")
-@pytest.mark.parametrize("verb", [("predict",), ("run", "--no-show")])
+@pytest.mark.parametrize("verb", [("predict", str(CLIP)), ("run", "--no-show", "--mic", "none", "--camera", str(CLIP))])
 def test_a_runtime_that_needs_a_gpu_says_so(cli: Cli, bundle: Path, verb: tuple[str, ...]) -> None:
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("there is no TensorRT-RTX for this machine")
-    ran = cli(verb[0], bundle, CLIP, *verb[1:], "--runtime", "tensorrt-rtx")
+    ran = cli(verb[0], bundle, *verb[1:], "--runtime", "tensorrt-rtx")
     assert ran.code == 1
     assert "tensorrt-rtx cannot run here: there is no GPU" in ran.err
     assert "--runtime auto" in ran.err
