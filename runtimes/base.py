@@ -47,7 +47,8 @@ class SessionOptions:
     the graph's matrices are int8 in storage only: this runtime computes with them in floating point. Without
     `alignment` a decoder may drop that output (see `Decoder.alignment`), which lets a runtime fuse its attention.
     `shapes` are the inputs' for a device that takes fixed shapes alone. Without `microbench` the runtime of a component
-    is chosen by rule, not by a trial (see `edgemm.runtimes.choice`).
+    is chosen by rule, not by a trial (see `edgemm.runtimes.choice`). `cuda_graphs` lets a GPU replay calls whose shapes
+    are those of the call before.
     """
 
     device: str = "CPU"
@@ -58,6 +59,7 @@ class SessionOptions:
     alignment: bool = True
     shapes: Shapes = ()
     microbench: bool = True
+    cuda_graphs: bool = True
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from edgemm.bundle.manifest import Component, Engine, Sha256
 from edgemm.bundle.opening import Bundle
 from edgemm.bundle.writing import write_manifest
 from edgemm.errors import BundleError, EdgemmError, StorageError
+from edgemm.runtimes import cuda
 from edgemm.runtimes.tensorrt_worker import Job, Shapes, job_text
 
 FOLDER = "engines"
@@ -88,13 +89,18 @@ def checks(ranges: Ranges) -> list[Shapes]:
     return [{name: shapes[k] for name, shapes in ranges.items()} for k in (0, 1)]
 
 
-def engines_of(bundle: Bundle, builder: str = "") -> Iterator[Found]:
-    """Every engine of a bundle, in the bundle and in the cache; `builder` as in `Engine.builder`."""
+def engines_of(bundle: Bundle, builder: str = "", *, component: str = "", target: str = "") -> Iterator[Found]:
+    """Every engine of a bundle, in the bundle and in the cache; `builder` as in `Engine.builder`.
+
+    Only those of one component or target where these are named.
+    """
     for folder in (bundle.path / FOLDER, cache_dir(FOLDER, bundle_key(bundle))):
         for path in sorted(folder.glob("*.json")):
             try:
                 note = Note.model_validate_json(path.read_bytes())
             except (OSError, ValidationError):
+                continue
+            if component not in ("", note.engine.component) or target not in ("", note.engine.target):
                 continue
             engine = path.with_suffix(_SUFFIX)
             yield Found(engine, note, stale(engine, note, bundle, builder))
@@ -134,7 +140,10 @@ def bundle_key(bundle: Bundle) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """An engine that is to be built. `digest` names it: the graph, how it is lowered, for what."""
+    """An engine that is to be built. `digest` names it: the graph, how it is lowered, for what.
+
+    `gpus` are those that it will run on; tensorrt is not told, it builds for the one that is here.
+    """
 
     component: Component
     target: str
@@ -168,7 +177,7 @@ def build(bundle: Bundle, planned: Plan, scratch: Path, tell: Tell) -> tuple[Pat
         graph=str(bundle.file(component.file)),
         output=str(output),
         scratch=str(scratch),
-        gpus=planned.gpus,
+        gpus=planned.gpus if planned.target == "tensorrt-rtx" else (),
         half=planned.half,
         cosine=_COSINE["half" if planned.half else component.precision],
         profile=planned.ranges,
@@ -180,6 +189,7 @@ def build(bundle: Bundle, planned: Plan, scratch: Path, tell: Tell) -> tuple[Pat
         target=planned.target,
         gpu=planned.gpus,
         builder=f"{planned.target} {built['version']}",
+        driver=_driver(),
         sha256=sha256_of(output),
         options_sha256=planned.digest,
         seconds=round(built["seconds"], 3),
@@ -193,6 +203,11 @@ def build(bundle: Bundle, planned: Plan, scratch: Path, tell: Tell) -> tuple[Pat
         peak_rss_mb=built["peak_rss_mb"],
         warnings=tuple(built["warnings"]),
     )
+
+
+def _driver() -> str:
+    """The CUDA version that the driver here serves; empty where there is no GPU."""
+    return next((f"CUDA {d.driver // 1000}.{d.driver % 1000 // 10}" for d in cuda.gpus()), "")
 
 
 def _check_memory(bundle: Bundle, planned: Plan) -> None:

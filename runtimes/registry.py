@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from edgemm.errors import UsageError, missing_extra
+from edgemm.errors import RuntimeUnavailable, UsageError, missing_extra
 from edgemm.runtimes.base import Decoder, Session, SessionOptions, StatePort
+from edgemm.runtimes.cuda import why_no_gpu
+from edgemm.runtimes.tensorrt_api import DISTRIBUTIONS
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Capabilities:
     """What a runtime can do: data that choices are made from, never an if-chain.
 
     `fuses_attention`: weights that nobody asks for are never computed, so a decoder is faster without `alignment`.
+    `runs_engines`: it loads what `edgemm build` made of a graph, never the graph. `module` implements it, by default
+    the one of its name.
     """
 
     name: str
@@ -35,10 +39,17 @@ class Capabilities:
     prefers: tuple[str, ...]
     int8_operators: tuple[str, ...] = ()
     fuses_attention: bool = False
+    runs_engines: bool = False
+    module: str = ""
 
     @property
     def installed(self) -> bool:
         return importlib.util.find_spec(self.package) is not None
+
+    @property
+    def missing(self) -> str:
+        """Why it cannot run here although it is installed; empty where it can."""
+        return why_no_gpu() if self.needs_gpu else ""
 
     @property
     def version(self) -> str:
@@ -91,10 +102,28 @@ RUNTIMES: dict[str, Capabilities] = {
             # Whisper tiny.en: 3 % a step in fp32, 5 % in int8 (docs/PERFORMANCE.md).
             fuses_attention=True,
         ),
+        # Preferred for nothing as long as no engine of ours was timed on a GPU: `auto` never takes it.
+        *(
+            Capabilities(
+                name=name,
+                distributions=distributions,
+                package=name.replace("-", "_"),
+                extra=name,
+                precisions=("fp32", "fp16", "int8", "int4"),
+                max_opset=21,
+                needs_gpu=True,
+                builds_ahead=name == "tensorrt-rtx",
+                prefers=(),
+                runs_engines=True,
+                module="tensorrt",
+            )
+            for name, distributions in DISTRIBUTIONS.items()
+        ),
     )
 }
 CHOICES = ("auto", *RUNTIMES)
 FALLBACK = "onnxruntime"
+_ELSEWHERE = f"use --runtime auto or {FALLBACK}; an engine runs on the machine with the GPU"
 
 
 def choose(runtime: str, role: str, *, only: Sequence[str] = ()) -> str:
@@ -102,19 +131,21 @@ def choose(runtime: str, role: str, *, only: Sequence[str] = ()) -> str:
 
     `auto` takes the runtime that prefers the role (measured on x86: OpenVINO for encoders, ONNX Runtime for
     decoding) where it is installed. Raises UsageError for an unknown name, RuntimeUnavailable for one
-    that is not installed.
+    that is not installed or has no GPU here.
     """
     if runtime not in CHOICES:
         raise UsageError(f"no runtime is called {runtime!r}", hint=f"use {', '.join(CHOICES)}")
     if runtime != "auto":
         if not RUNTIMES[runtime].installed:
             raise missing_extra(runtime, RUNTIMES[runtime].extra)
+        if RUNTIMES[runtime].missing:
+            raise RuntimeUnavailable(f"{runtime} cannot run here: {RUNTIMES[runtime].missing}", hint=_ELSEWHERE)
         return runtime
-    admitted = [c for c in RUNTIMES.values() if c.installed and (not only or c.name in only)]
-    preferred = [c.name for c in admitted if role in c.prefers]
-    return preferred[0] if preferred else FALLBACK
+    preferred = [c for c in RUNTIMES.values() if role in c.prefers and (not only or c.name in only)]
+    # Whether there is a GPU is asked last: starting its driver takes a moment.
+    return next((c.name for c in preferred if c.installed and not c.missing), FALLBACK)
 
 
 def module(runtime: str) -> _Module:
     """The module that implements `runtime`."""
-    return cast(_Module, importlib.import_module(f"edgemm.runtimes.{runtime}"))
+    return cast(_Module, importlib.import_module(f"edgemm.runtimes.{RUNTIMES[runtime].module or runtime}"))

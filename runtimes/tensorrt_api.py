@@ -6,7 +6,6 @@ precision is a matter of the graph alone, since TensorRT 11 and TensorRT-RTX hav
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +13,62 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.errors import BundleError, UsageError, missing_extra
+from edgemm.runtimes.cuda import why_no_gpu
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Target → the module of its bindings."""
 
-_DISTRIBUTIONS = {"tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt-rtx": ("tensorrt-rtx",)}
+DISTRIBUTIONS = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+"""Target → the distributions that bring it."""
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "Builder": ("create_network", "create_builder_config", "create_optimization_profile", "build_serialized_network"),
+    "NetworkDefinitionCreationFlag": ("STRONGLY_TYPED",),
+    "INetworkDefinition": ("num_layers", "get_layer"),
+    "ILayer": ("type",),
+    "LayerType": (),
+    "IBuilderConfig": ("progress_monitor", "add_optimization_profile"),
+    "IOptimizationProfile": ("set_shape",),
+    "OnnxParser": ("parse_from_file", "get_error"),
+    "ParserError": ("node_operator", "node_name", "desc"),
+    "ILogger": ("INTERNAL_ERROR", "ERROR", "WARNING"),
+    "IProgressMonitor": ("phase_start", "step_complete", "phase_finish"),
+    "Runtime": ("deserialize_cuda_engine",),
+    "ICudaEngine": (
+        "num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype", "get_tensor_shape",
+        "get_tensor_location", "get_tensor_profile_shape", "create_execution_context",
+    ),
+    "IExecutionContext": (
+        "set_input_shape", "set_tensor_address", "infer_shapes", "get_tensor_shape", "execute_async_v3",
+    ),
+    "TensorIOMode": ("INPUT",),
+    "TensorLocation": ("HOST",),
+    "DataType": ("FLOAT", "HALF", "INT64", "INT32", "INT8", "UINT8", "BOOL"),
+}  # fmt: skip
+"""Class of the bindings → its members that edgemm uses: in TensorRT 10.13, 11 and TensorRT-RTX alike."""
+
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    "ComputeCapability": ("SM86",),
+    "IBuilderConfig": ("num_compute_capabilities", "set_compute_capability"),
+    "LayerType": ("ATTENTION_INPUT",),
+    "IAttentionInputLayer": ("attention",),
+    "IAttention": ("decomposable",),
+    "Runtime": ("engine_header_size", "get_engine_validity"),
+    "EngineValidity": ("INVALID",),
+    "EngineInvalidityDiagnostics": (),
+    "ICudaEngine": ("create_runtime_config",),
+    "IRuntimeConfig": (
+        "create_runtime_cache", "set_runtime_cache", "cuda_graph_strategy",
+        "dynamic_shapes_kernel_specialization_strategy",
+    ),
+    "IRuntimeCache": ("serialize", "deserialize"),
+    "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE",),
+    "DynamicShapesKernelSpecializationStrategy": ("NONE",),
+}  # fmt: skip
+"""The same for what is used only where it is found; TensorRT-RTX has it all."""
 
 Profile = Mapping[str, Sequence[Sequence[int]]]
 """Input → its least, usual and greatest shape."""
@@ -46,6 +96,10 @@ class Api:
         """Architectures ("sm86") that engines can be built for where there is none; empty: only for the one here."""
         members = getattr(getattr(self.trt, "ComputeCapability", None), "__members__", {})
         return tuple(name.lower() for name in members if name.startswith("SM"))
+
+    def runtime(self) -> Any:
+        """What deserializes engines. The calling thread's device is its own."""
+        return self.trt.Runtime(self.logger)
 
     def build(
         self, graph: Path, profile: Profile, gpus: Sequence[str], tell: Callable[[str, float], None]
@@ -169,15 +223,24 @@ def check_target(target: str, gpus: Sequence[str]) -> None:
 
 
 def _has_gpu() -> bool:
-    try:
-        return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
-    except OSError:
-        return False
+    return not why_no_gpu()
+
+
+def cuda_of(target: str) -> int:
+    """The major version of CUDA that the target's library was built for; 0 where that cannot be told."""
+    for major in (13, 12):
+        for part in ("", "-libs"):
+            try:
+                importlib.metadata.version(f"{target}-cu{major}{part}")
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            return major
+    return 0
 
 
 def installed_builder(target: str) -> str:
     """Name and version of the target's library. Raises RuntimeUnavailable where it is not installed."""
-    for distribution in _DISTRIBUTIONS[target]:
+    for distribution in DISTRIBUTIONS[target]:
         try:
             return f"{target} {importlib.metadata.version(distribution)}"
         except importlib.metadata.PackageNotFoundError:

@@ -26,8 +26,8 @@ def doctor(io: Io) -> None:
     about.add_row("export", found.export.detail)
     about.add_row("codecs", ", ".join(f"{k} {v}" for k, v in found.codecs.items()) or "no PyAV")
     for runtime in found.runtimes:
-        where = f"{runtime.version} on {', '.join(runtime.devices)}"
-        about.add_row(runtime.name, where if runtime.installed else "not installed")
+        where = runtime.missing or f"on {', '.join(runtime.devices)}"
+        about.add_row(runtime.name, f"{runtime.version} {where}" if runtime.installed else "not installed")
     about.add_row("cameras", ", ".join(f"{c.spec} {c.name}" for c in found.cameras) or "none")
     microphones = ", ".join(f"{m.spec} {m.name}" for m in found.microphones)
     about.add_row("microphones", microphones or "none")

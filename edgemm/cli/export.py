@@ -38,7 +38,7 @@ def export(
         list[Path] | None,
         typer.Option(
             "--calib",
-            help="Pictures, sounds, videos, recordings, folders of them or data sets, for --int8 and --int4. Repeatable.",
+            help="Pictures, sounds, videos, recordings, folders of them or data sets, for --int8, --int4. Repeatable.",
         ),
     ] = None,
     calib_method: Annotated[

@@ -158,7 +158,7 @@ def _component(
             if name not in own:
                 continue
             for runtime, it in registry.RUNTIMES.items():
-                if not it.installed:
+                if not it.installed or it.missing:
                     continue
                 entry = found.setdefault(key, {})[runtime] = {"precision": own[name].precision}
                 try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgemm.bundle.manifest import Component
 from edgemm.bundle.opening import Bundle
 from edgemm.errors import BundleError, UsageError
-from edgemm.runtimes import engines
+from edgemm.runtimes import cuda, engines
 from edgemm.runtimes.engines import Note, Plan, Tell
 from edgemm.runtimes.tensorrt_api import installed_builder
 
@@ -25,13 +25,14 @@ class Build:
 
 
 def build(bundle: Bundle, target: str, gpus: Sequence[str], only: Sequence[str], tell: Tell) -> Build:
-    """Build the engines of a bundle for `target` and the architectures `gpus` ("sm86").
+    """Build the engines of a bundle for `target` and the architectures `gpus` ("sm86"), or for the GPU that is here.
 
     Raises RuntimeUnavailable where the target's library is not installed, UsageError for a component or a GPU that it
     does not know, BundleError where nothing can be built.
     """
     builder = installed_builder(target)
     fresh = {f.note.engine.options_sha256: f for f in engines.engines_of(bundle, builder) if not f.stale}
+    gpus = gpus or [gpu.sm for gpu in cuda.gpus()[:1]]
     plans = [engines.plan(bundle, c, target, gpus) for c in components_of(bundle, only)]
     known = [fresh[p.digest] for p in plans if p.digest in fresh]
     waiting = [p for p in plans if p.digest not in fresh]

@@ -55,12 +55,13 @@ class Present:
 
 @dataclass(frozen=True)
 class RuntimeState:
-    """One runtime on this machine; `devices` are what it calls them."""
+    """One runtime on this machine; `devices` are what it calls them, `missing` says why it has none."""
 
     name: str
     installed: bool
     version: str
     devices: tuple[str, ...]
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,16 @@ def _runtimes(problems: list[Problem]) -> tuple[RuntimeState, ...]:
         devices: tuple[str, ...] = ()
         if it.installed:
             devices = _guarded(lambda name=name: _devices_of(name), problems, name, ())  # type: ignore[misc]
-        states.append(RuntimeState(name, it.installed, it.version, devices))
+        missing = it.missing if it.installed else ""
+        states.append(RuntimeState(name, it.installed, it.version, devices, missing))
     return tuple(states)
 
 
 def _devices_of(runtime: str) -> tuple[str, ...]:
+    from edgemm.runtimes import cuda, registry
+
+    if registry.RUNTIMES[runtime].needs_gpu:
+        return tuple(f"{gpu.name} ({gpu.sm})" for gpu in cuda.gpus())
     if runtime == "openvino":
         import openvino
 

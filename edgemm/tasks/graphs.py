@@ -71,9 +71,8 @@ class Graphs:
         """The stateless graph of `role`."""
         with self._lock:
             if role not in self._sessions:
-                path = self.bundle.file(self._component(role).file)
                 module = registry.module(self.runtime_of(role))
-                self._sessions[role] = module.load_session(path, self._options(role))
+                self._sessions[role] = module.load_session(self._file(role), self._options(role))
             return self._sessions[role]
 
     def decoder(self, *, alignment: bool = False) -> Decoder:
@@ -95,9 +94,17 @@ class Graphs:
         states = tuple(map(_state_port, self.bundle.manifest.states_of(component.name)))
         self._aligned = alignment or not registry.RUNTIMES[runtime].fuses_attention
         options = replace(self._options("decoder"), alignment=self._aligned)
-        path = self.bundle.file(component.file)
         load = self.load_decoder or registry.module(runtime).load_decoder
-        return load(path, states, self.entry.context, options)
+        return load(self._file("decoder"), states, self.entry.context, options)
+
+    def _file(self, role: str) -> Path:
+        """What the runtime of `role` loads: the portable graph, or an engine that was built of it."""
+        component, runtime = self._component(role), self.runtime_of(role)
+        if not registry.RUNTIMES[runtime].runs_engines:
+            return self.bundle.file(component.file)
+        from edgemm.runtimes.tensorrt_engine import find_engine
+
+        return find_engine(self.bundle, component, runtime, self.options)
 
     def _options(self, role: str) -> SessionOptions:
         component = self._component(role)

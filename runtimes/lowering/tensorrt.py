@@ -37,9 +37,13 @@ def save(model: Model, directory: Path, name: str) -> Path:
     return path
 
 
-def lower(model: Model) -> Model:
-    """Rewrite `model` in place so that its graph can be built, and return it; its numbers stay what they are."""
-    _strip_activations(model.graph)
+def lower(model: Model, *, activations: bool = False) -> Model:
+    """Rewrite `model` in place so that its graph can be built, and return it; its numbers stay what they are.
+
+    With `activations` those that are int8 stay so.
+    """
+    if not activations:
+        _strip_activations(model.graph)
     _dequantize_tables(model.graph)
     _drop_unused(model.graph)
     return model

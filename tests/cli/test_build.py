@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,10 +14,14 @@ import pytest
 from edgemm.bundle.archive import pack
 from edgemm.bundle.files import cache_dir
 from edgemm.bundle.opening import open_bundle
-from edgemm.runtimes import engines
+from edgemm.errors import BundleError
+from edgemm.runtimes import engines, tensorrt, tensorrt_engine
+from edgemm.runtimes.base import SessionOptions
+from edgemm.runtimes.cuda import why_no_gpu
 from edgemm.runtimes.tensorrt_api import installed_builder
 from tests.cli.cli_runner import Cli
 from tests.export.exported import exported
+from tests.runtimes.pretend_device import PretendDevice
 
 pytest.importorskip("tensorrt_rtx", reason="there is no TensorRT-RTX for this machine")
 
@@ -115,6 +120,25 @@ def test_an_archive_gets_its_engines_in_the_cache(cli: Cli, tmp_path: Path) -> N
     assert ran.json["engines"][0]["gpu"] == ["sm89"]
     assert archive.read_bytes() == before
     assert list(cache_dir("engines", engines.bundle_key(open_bundle(archive))).glob("*.engine"))
+
+
+def test_the_librarys_own_refusals_are_errors(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real library asked for its own engine, on a GPU that is not there: it says None, and nothing crashes."""
+    if not why_no_gpu():
+        pytest.skip("there is a GPU here")
+    monkeypatch.setattr(tensorrt_engine, "CudaDevice", lambda _index: PretendDevice())
+    path = next((built / "engines").glob("vision*.engine"))
+    with pytest.raises(BundleError, match=r"tensorrt-rtx cannot load vision_encoder.*\.engine: .+"):
+        tensorrt.load_session(path, SessionOptions())
+    monkeypatch.setattr(tensorrt_engine, "_MAGIC", {})
+    garbage = bytes(range(64)) + path.read_bytes()[64:]
+    path.write_bytes(garbage)
+    note = path.with_suffix(".json")
+    record = json.loads(note.read_text())
+    record["engine"]["sha256"] = hashlib.sha256(garbage).hexdigest()
+    note.write_text(json.dumps(record))
+    with pytest.raises(BundleError, match=r"cannot load .*: it is malformed"):
+        tensorrt.load_session(path, SessionOptions())
 
 
 WRONG = {

@@ -50,6 +50,20 @@ def test_activations_leave_int8_and_weights_stay(bundle: Bundle) -> None:
     assert np.corrcoef(found.ravel(), original.ravel())[0, 1] > 0.998
 
 
+def test_activations_stay_int8_where_that_is_asked_for(bundle: Bundle) -> None:
+    before = _graph(bundle, "vision_encoder")
+    quantized = sum(n.op_type == "QuantizeLinear" for n in before.graph.node)
+    size = [d.dim_value or 1 for d in before.graph.input[0].type.tensor_type.shape.dim]
+    pixels = np.random.default_rng(0).normal(0, 0.5, size).astype(np.float32)
+    name = before.graph.input[0].name
+    want = _run(before, {name: pixels})[0]
+    after = halved(lower(before, activations=True))
+    assert sum(n.op_type == "QuantizeLinear" for n in after.graph.node) == quantized > 0
+    assert findings(after) == []
+    found = _run(after, {name: pixels.astype(np.float16)})[0].astype(np.float32)
+    assert np.corrcoef(found.ravel(), want.ravel())[0, 1] > 0.995
+
+
 def test_rows_of_a_dequantized_table_are_the_same(bundle: Bundle) -> None:
     model = _graph(bundle, "embed_tokens")
     ids = {"input_ids": np.array([[0, 3, 441, 7]])}
