@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import gc
-import json
 import resource
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import onnx
 
-from edgemm.bundle.manifest import Calibration, Checks, Component, Manifest, ParityCheck, Precision
+from edgemm.bundle.manifest import Checks, Manifest, Precision
 from edgemm.bundle.writing import beside, check_target, write_manifest, writing
 from edgemm.errors import CheckpointError
 from edgemm.export import deep, describe, families, task_check
 from edgemm.export.checkpoint import Checkpoint, find_checkpoint
 from edgemm.export.foreign import foreign
 from edgemm.export.foreign_plan import foreign_plan
-from edgemm.export.graph import GraphPlan, traced
-from edgemm.export.half import half_plan
+from edgemm.export.graph import GraphPlan
 from edgemm.export.locate import located
-from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
+from edgemm.export.making import STAGE, Progress, Work, calibration_feeds, graph_in, write_bundle
+from edgemm.export.model_plan import ModelPlan
 from edgemm.export.precision import calibration
-from edgemm.export.precision.decoder_inputs import DecoderInputs, examples_for
 from edgemm.export.precision.gated import Judged, judge_speed, judged
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates, Workshop, settle
-from edgemm.export.precision.int4 import precision_of, quantize_int4
 from edgemm.export.precision.report import write_report
 from edgemm.export.precision.sensitivity import Noise, noises
-from edgemm.export.precision.static import quantize_static_int8, smoothed
-from edgemm.export.precision.weights import quantize_weights
-from edgemm.export.store import GraphStore, Stored
-from edgemm.export.traced import Traced
-from edgemm.export.verify import check_component
+from edgemm.export.precision.static import smoothed
 
-Progress = Callable[[str, float], None]
-_STAGE, _TRIAL = ".fp32", ".trial"
+_TRIAL = ".trial"
 _PROBED = 8  # examples on which the noise of operators is measured
 
 
@@ -53,29 +45,6 @@ class ExportReport:
     bytes: int
     checkpoint_bytes_fp32: int
     peak_rss_mb: float
-
-
-@dataclass
-class _Work:
-    """One export under way."""
-
-    precision: Precision
-    examples: list[Example]
-    calibrated: bool
-    progress: Progress
-    steps: int
-    gates: Gates = NO_GATES
-    choice: Choice = AS_USUAL
-    trying: bool = False
-    done: int = 0
-    compare: bool = True
-    parity: list[ParityCheck] = field(default_factory=list)
-    seen: dict[str, list[describe.Feeds]] = field(default_factory=dict)
-    stored: list[Stored] = field(default_factory=list)
-
-    def step(self, what: str) -> None:
-        self.progress(what, min(1.0, self.done / self.steps))
-        self.done += not self.trying
 
 
 def export(
@@ -113,7 +82,7 @@ def export(
         examples = calibration.load_examples(calibrate_on) if calibrate_on else []
         graphs = sum(len(plan.graphs) for _, plan in found.values())
         steps = 3 * graphs + 2 * len(found) + 1
-        work = _Work(precision, examples, bool(examples), progress, steps, gates, choice)
+        work = Work(precision, examples, bool(examples), progress, steps, gates, choice)
         with writing(target, overwrite=overwrite) as partial:
             if checks is None:
                 manifest = _write(work, source, found, partial)
@@ -177,17 +146,17 @@ def _family_plan(path: Path) -> tuple[Checkpoint, ModelPlan]:
     return checkpoint, families.find(checkpoint.model_type).plan(checkpoint)
 
 
-def _write(work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, ModelPlan]], partial: Path) -> Manifest:
+def _write(work: Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, ModelPlan]], partial: Path) -> Manifest:
     """Write the fp32 bundle, check its tasks, and unless fp32 was asked for, the wanted one beside it."""
     prefixes = {name: f"{name}." if len(found) > 1 else "" for name in found}
-    stage = partial if work.precision == "fp32" else partial / _STAGE
-    first = _write_bundle(work, source, found, prefixes, stage, "fp32")
+    stage = partial if work.precision == "fp32" else partial / STAGE
+    first = write_bundle(work, source, found, prefixes, stage, "fp32")
     examples = work.examples or calibration.synthetic_examples()
     checks = task_check.against_original(stage, found, examples, work.step)
     if work.precision == "fp32":
         return describe.finish(stage, first, work.parity, checks)
     verdict = _settle(work, source, found, prefixes, partial)
-    second = _write_bundle(work, source, found, prefixes, partial, work.precision)
+    second = write_bundle(work, source, found, prefixes, partial, work.precision)
     verdict = judge_speed(work.gates.speed, stage, partial, verdict, work.step)
     shutil.rmtree(stage)
     checks = task_check.after(partial, checks, work.step)
@@ -196,7 +165,7 @@ def _write(work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, M
 
 
 def _settle(
-    work: _Work,
+    work: Work,
     source: Checkpoint,
     found: dict[str, tuple[Checkpoint, ModelPlan]],
     prefixes: dict[str, str],
@@ -206,12 +175,12 @@ def _settle(
     gate = work.gates.accuracy
     if gate is None:
         return Judged(choice=work.choice)
-    stage, trial = partial / _STAGE, partial / _TRIAL
+    stage, trial = partial / STAGE, partial / _TRIAL
 
     def make(choice: Choice) -> Path:
         shutil.rmtree(trial, ignore_errors=True)
         work.choice = choice
-        _write_bundle(work, source, found, prefixes, trial, work.precision)
+        write_bundle(work, source, found, prefixes, trial, work.precision)
         return trial
 
     def noise(choice: Choice) -> list[Noise]:
@@ -229,147 +198,28 @@ def _settle(
     return judged(gate, settled)
 
 
-def _noises(work: _Work, stage: Path, own: str, graph: GraphPlan, plan: ModelPlan) -> list[Noise]:
+def _noises(work: Work, stage: Path, own: str, graph: GraphPlan, plan: ModelPlan) -> list[Noise]:
     if work.precision != "int8":
         return []
     whole = onnx.load(stage / "graphs" / f"{own}.onnx")
     feeds: list[describe.Feeds] = [{k: v.numpy() for k, v in graph.feeds(graph.trace).items()}]
     if graph.treatment == "static":
-        feeds = _calibration_feeds(work, plan, graph.role)
+        feeds = calibration_feeds(work, plan, graph.role)
         whole = smoothed(whole, feeds, work.choice.recipe(own))
-    quantized = _graph_in(work, stage, own, "", graph, plan, work.precision, {})
+    quantized = graph_in(work, stage, own, "", graph, plan, work.precision, {})
     assert isinstance(quantized, onnx.ModelProto)
     return noises(own, whole, quantized, feeds[:: max(1, len(feeds) // _PROBED)][:_PROBED])
 
 
 def _write_deep(
-    work: _Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, ModelPlan]], partial: Path, checks: Checks
+    work: Work, source: Checkpoint, found: dict[str, tuple[Checkpoint, ModelPlan]], partial: Path, checks: Checks
 ) -> Manifest:
     """Write the fp32 bundle of a checkpoint that is compared by its weights; `checks` are those of its two layers."""
     work.compare = False
-    manifest = _write_bundle(work, source, found, dict.fromkeys(found, ""), partial, "fp32")
+    manifest = write_bundle(work, source, found, dict.fromkeys(found, ""), partial, "fp32")
     work.step("comparing every weight with the checkpoint")
     equal = deep.check_weights(source, work.stored)
     seen = checks.model_copy(update={"layers": deep.LAYERS, "weights_equal": equal})
     manifest = manifest.model_copy(update={"checks": seen})
     write_manifest(partial, manifest)
     return manifest
-
-
-def _write_bundle(
-    work: _Work,
-    source: Checkpoint,
-    found: dict[str, tuple[Checkpoint, ModelPlan]],
-    prefixes: dict[str, str],
-    directory: Path,
-    precision: Precision,
-) -> Manifest:
-    # A trial stands beside the fp32 stage, what is kept around it.
-    stage = directory.parent / _STAGE if work.trying else directory / _STAGE
-    store = GraphStore(directory)
-    components: list[Component] = []
-    used: dict[str, Calibration] = {}
-    directory.mkdir(exist_ok=True)
-    for name, (_, plan) in found.items():
-        inside = len(components)
-        for graph in plan.graphs:
-            own = prefixes[name] + graph.role
-            exact = precision_of(graph.role, precision)
-            made = _graph_in(work, stage, own, name, graph, plan, exact, used)
-            file, weights = store.write(own, made)
-            model = made.model if isinstance(made, Traced) else made
-            components.append(describe.component(directory, own, name, graph, exact, (file, weights), model))
-            if work.trying or not work.compare:
-                continue
-            real = _calibration_feeds(work, plan, graph.role)[::8] if exact == "int8" else work.seen.pop(own, [])
-            work.parity.append(check_component(graph, directory / file, own, exact, real=real))
-        for ready in plan.ready:
-            components.append(_write_ready(store, prefixes[name], name, ready))
-        if len(components) == inside:
-            raise CheckpointError(f"{name} has no component")
-    work.stored = store.stored
-    for name, (_, plan) in found.items():
-        _write_files(directory, prefixes[name], plan)
-    return describe.manifest(directory, source, found, prefixes, components, precision, used)
-
-
-def _graph_in(
-    work: _Work,
-    stage: Path,
-    own: str,
-    model: str,
-    graph: GraphPlan,
-    plan: ModelPlan,
-    precision: Precision,
-    used: dict[str, Calibration],
-) -> Traced | onnx.ModelProto:
-    if precision == "fp32":
-        work.step(f"tracing {own}")
-        return traced(graph)
-    work.step(f"{own} to {precision}")
-    if precision == "fp16":
-        return traced(half_plan(graph))
-    whole = onnx.load(stage / "graphs" / f"{own}.onnx")
-    if precision == "int4":
-        examples = examples_for(plan, work.examples)
-        return _int4(work, own, whole, graph, DecoderInputs(stage, model, plan.tasks[0], examples), used)
-    recipe = work.choice.recipe(own)
-    if graph.treatment == "weight_only":
-        return quantize_weights(whole, graph.half_ops, recipe.restored)
-    feeds = _calibration_feeds(work, plan, graph.role)
-    used[own] = Calibration(
-        n=len(feeds),
-        sha256=calibration.digest(work.examples),
-        what=", ".join(feeds[0]) if feeds else "",
-    )
-    return quantize_static_int8(whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules, recipe=recipe)
-
-
-def _int4(
-    work: _Work,
-    own: str,
-    traced: onnx.ModelProto,
-    graph: GraphPlan,
-    inputs: DecoderInputs,
-    used: dict[str, Calibration],
-) -> onnx.ModelProto:
-    """Rounded by what the decoder meets, where there are examples that its task takes; checked on the same."""
-    if not inputs.examples:
-        return quantize_int4(traced, graph.half_ops)
-    used[own] = Calibration(n=len(inputs.examples), sha256=calibration.digest(inputs.examples), what=inputs.task)
-    made = quantize_int4(traced, graph.half_ops, inputs.moments)
-    work.seen[own] = inputs.real
-    return made
-
-
-def _calibration_feeds(work: _Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:
-    if plan.feeds is None:
-        return []
-    feeds = [plan.feeds(example) for example in work.examples]
-    return [f[role] for f in feeds if role in f]
-
-
-def _write_ready(store: GraphStore, prefix: str, name: str, ready: ReadyGraph) -> Component:
-    own = prefix + ready.role
-    files: tuple[str, tuple[str, ...]] = (f"graphs/{own}.onnx", ())
-    if ready.adapt is not None:
-        try:
-            model = onnx.load(ready.path)
-        except (onnx.checker.ValidationError, OSError) as error:
-            raise CheckpointError(f"{ready.path} lacks its weights: {error}", hint="copy it again") from error
-        files = store.write(own, ready.adapt(model))
-    else:
-        (store.directory / "graphs").mkdir(exist_ok=True)
-        shutil.copyfile(ready.path, store.directory / files[0])
-    return describe.ready_component(store.directory, files, own, name, ready)
-
-
-def _write_files(directory: Path, prefix: str, plan: ModelPlan) -> None:
-    for file, data in plan.files.items():
-        path = directory / describe.host_file(prefix, file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    if plan.labels:
-        path = directory / describe.host_file(prefix, describe.LABELS)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plan.labels, ensure_ascii=False) + "\n")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from edgemm.errors import BundleError, CheckFailed, CheckpointError
-from edgemm.export import pipeline, tiles_vlm
+from edgemm.export import making, tiles_vlm
 from edgemm.export.checkpoint import find_checkpoint
 from edgemm.export.pipeline import export
+from edgemm.export.traced import Traced
 from edgemm.export.tracing import cache_argument, cache_of, causal_bias
 from edgemm.export.wrappers import CausalDecoder, layered_names
 from tests.export.exported import checkpoint, rewrite
@@ -100,17 +99,16 @@ def test_a_dead_modality(target, monkeypatch, encoder):
 
 
 def test_a_graph_that_differs_from_its_module(target, monkeypatch):
-    original = pipeline.trace
+    original = making.traced
 
     def perturbed(plan):
-        model = original(plan)
-        tensor = max(model.graph.initializer, key=lambda t: np.prod(t.dims))
-        values = numpy_helper.to_array(tensor).copy()
+        found = original(plan)
+        name = max(found.weights, key=lambda n: found.weights[n].size)
+        values = found.weights[name].copy()
         values.flat[0] += 0.5
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        return model
+        return Traced(found.model, {**found.weights, name: values})
 
-    monkeypatch.setattr(pipeline, "trace", perturbed)
+    monkeypatch.setattr(making, "traced", perturbed)
     with pytest.raises(CheckFailed, match=r"model differs from the original: max abs \d") as caught:
         export(checkpoint("efficientnet"), target)
     assert caught.value.exit_code == 3

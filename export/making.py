@@ -1,0 +1,183 @@
+"""The graphs of one bundle: made in a precision, written, compared with their modules."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from edgemm.bundle.manifest import Calibration, Component, Manifest, ParityCheck, Precision
+from edgemm.errors import CheckpointError
+from edgemm.export import describe
+from edgemm.export.checkpoint import Checkpoint
+from edgemm.export.graph import GraphPlan, traced
+from edgemm.export.half import half_plan
+from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
+from edgemm.export.precision import calibration
+from edgemm.export.precision.decoder_inputs import DecoderInputs, examples_for
+from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates
+from edgemm.export.precision.int4 import precision_of, quantize_int4
+from edgemm.export.precision.static import quantize_static_int8
+from edgemm.export.precision.weights import quantize_weights
+from edgemm.export.store import GraphStore, Stored
+from edgemm.export.traced import Traced
+from edgemm.export.verify import check_component
+
+Progress = Callable[[str, float], None]
+STAGE = ".fp32"
+"""Where the bundle in fp32 stands in the one that is made from it."""
+
+
+@dataclass
+class Work:
+    """One export under way.
+
+    `trying` while bundles are made only to be measured: nothing counts them. Without `compare` no graph is run.
+    """
+
+    precision: Precision
+    examples: list[Example]
+    calibrated: bool
+    progress: Progress
+    steps: int
+    gates: Gates = NO_GATES
+    choice: Choice = AS_USUAL
+    trying: bool = False
+    done: int = 0
+    compare: bool = True
+    parity: list[ParityCheck] = field(default_factory=list)
+    seen: dict[str, list[describe.Feeds]] = field(default_factory=dict)
+    stored: list[Stored] = field(default_factory=list)
+
+    def step(self, what: str) -> None:
+        self.progress(what, min(1.0, self.done / self.steps))
+        self.done += not self.trying
+
+
+def write_bundle(
+    work: Work,
+    source: Checkpoint,
+    found: dict[str, tuple[Checkpoint, ModelPlan]],
+    prefixes: dict[str, str],
+    directory: Path,
+    precision: Precision,
+) -> Manifest:
+    """Write every graph in `precision`, compared with its module, and the manifest, checks still empty.
+
+    Below fp32 the graphs are made from those of the bundle in fp32 that stands under `STAGE`.
+    """
+    # A trial stands beside the fp32 stage, what is kept around it.
+    stage = directory.parent / STAGE if work.trying else directory / STAGE
+    store = GraphStore(directory)
+    components: list[Component] = []
+    used: dict[str, Calibration] = {}
+    directory.mkdir(exist_ok=True)
+    for name, (_, plan) in found.items():
+        inside = len(components)
+        for graph in plan.graphs:
+            own = prefixes[name] + graph.role
+            exact = precision_of(graph.role, precision)
+            made = graph_in(work, stage, own, name, graph, plan, exact, used)
+            file, weights = store.write(own, made)
+            model = made.model if isinstance(made, Traced) else made
+            components.append(describe.component(directory, own, name, graph, exact, (file, weights), model))
+            if work.trying or not work.compare:
+                continue
+            real = calibration_feeds(work, plan, graph.role)[::8] if exact == "int8" else work.seen.pop(own, [])
+            work.parity.append(check_component(graph, directory / file, own, exact, real=real))
+        for ready in plan.ready:
+            components.append(_write_ready(store, prefixes[name], name, ready))
+        if len(components) == inside:
+            raise CheckpointError(f"{name} has no component")
+    work.stored = store.stored
+    for name, (_, plan) in found.items():
+        _write_files(directory, prefixes[name], plan)
+    return describe.manifest(directory, source, found, prefixes, components, precision, used)
+
+
+def graph_in(
+    work: Work,
+    stage: Path,
+    own: str,
+    model: str,
+    graph: GraphPlan,
+    plan: ModelPlan,
+    precision: Precision,
+    used: dict[str, Calibration],
+) -> Traced | onnx.ModelProto:
+    """One graph in `precision`; what it was calibrated on goes into `used`."""
+    if precision == "fp32":
+        work.step(f"tracing {own}")
+        return traced(graph)
+    work.step(f"{own} to {precision}")
+    if precision == "fp16":
+        return traced(half_plan(graph))
+    whole = onnx.load(stage / "graphs" / f"{own}.onnx")
+    if precision == "int4":
+        examples = examples_for(plan, work.examples)
+        return _int4(work, own, whole, graph, DecoderInputs(stage, model, plan.tasks[0], examples), used)
+    recipe = work.choice.recipe(own)
+    if graph.treatment == "weight_only":
+        return quantize_weights(whole, graph.half_ops, recipe.restored)
+    feeds = calibration_feeds(work, plan, graph.role)
+    used[own] = Calibration(
+        n=len(feeds),
+        sha256=calibration.digest(work.examples),
+        what=", ".join(feeds[0]) if feeds else "",
+    )
+    return quantize_static_int8(whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules, recipe=recipe)
+
+
+def _int4(
+    work: Work,
+    own: str,
+    whole: onnx.ModelProto,
+    graph: GraphPlan,
+    inputs: DecoderInputs,
+    used: dict[str, Calibration],
+) -> onnx.ModelProto:
+    """Rounded by what the decoder meets, where there are examples that its task takes; checked on the same."""
+    if not inputs.examples:
+        return quantize_int4(whole, graph.half_ops)
+    used[own] = Calibration(n=len(inputs.examples), sha256=calibration.digest(inputs.examples), what=inputs.task)
+    made = quantize_int4(whole, graph.half_ops, inputs.moments)
+    work.seen[own] = inputs.real
+    return made
+
+
+def calibration_feeds(work: Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:
+    """What the component `role` is given for each example."""
+    if plan.feeds is None:
+        return []
+    feeds = [plan.feeds(example) for example in work.examples]
+    return [f[role] for f in feeds if role in f]
+
+
+def _write_ready(store: GraphStore, prefix: str, name: str, ready: ReadyGraph) -> Component:
+    own = prefix + ready.role
+    files: tuple[str, tuple[str, ...]] = (f"graphs/{own}.onnx", ())
+    if ready.adapt is not None:
+        try:
+            model = onnx.load(ready.path)
+        except (onnx.checker.ValidationError, OSError) as error:
+            raise CheckpointError(f"{ready.path} lacks its weights: {error}", hint="copy it again") from error
+        files = store.write(own, ready.adapt(model))
+    else:
+        (store.directory / "graphs").mkdir(exist_ok=True)
+        shutil.copyfile(ready.path, store.directory / files[0])
+    return describe.ready_component(store.directory, files, own, name, ready)
+
+
+def _write_files(directory: Path, prefix: str, plan: ModelPlan) -> None:
+    for file, data in plan.files.items():
+        path = directory / describe.host_file(prefix, file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    if plan.labels:
+        path = directory / describe.host_file(prefix, describe.LABELS)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(plan.labels, ensure_ascii=False) + "\n")
