@@ -32,14 +32,24 @@ def default_bundle_path() -> str:
 class Model:
     """The tasks of one bundle. Every method may be called from any thread; calls to one model wait for each other.
 
-    `runtimes` and `precisions` say, per component, what it runs on and how its numbers are stored.
+    `runtimes` and `precisions` say, per component, what it runs on and how its numbers are stored. `on_trial` is told
+    the component whose runtime is about to be found by a trial, which takes a second or two.
     """
 
-    def __init__(self, bundle: Bundle, *, runtime: str = "auto", options: SessionOptions | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        runtime: str = "auto",
+        options: SessionOptions | None = None,
+        on_trial: Callable[[str], None] | None = None,
+    ) -> None:
         if runtime not in registry.CHOICES:
             registry.choose(runtime, "")
         self.bundle = bundle
-        self._graphs = {m.name: Graphs(bundle, m, runtime, options or SessionOptions()) for m in bundle.manifest.models}
+        how = options or SessionOptions()
+        models = bundle.manifest.models
+        self._graphs = {m.name: Graphs(bundle, m, runtime, how, on_trial=on_trial) for m in models}
         self._tasks: dict[tuple[str, str], Any] = {}
         self._locks = {m.name: threading.RLock() for m in bundle.manifest.models}
         self._building = threading.RLock()

@@ -25,7 +25,8 @@ from edgemm.tasks.trial import compare
 class Graphs:
     """Loads the components of `entry` when they are first asked for, each on its runtime.
 
-    `load_decoder` stands in for the runtime's own, where somebody wants to watch the decoder.
+    `load_decoder` stands in for the runtime's own, where somebody wants to watch the decoder. `on_trial` is told the
+    component whose runtime is about to be found by a trial.
     """
 
     bundle: Bundle
@@ -34,6 +35,7 @@ class Graphs:
     options: SessionOptions
     chosen: dict[str, str] = field(default_factory=dict)
     load_decoder: Callable[[Path, tuple[StatePort, ...], int, SessionOptions], Decoder] | None = None
+    on_trial: Callable[[str], None] | None = None
     _sessions: dict[str, Session] = field(default_factory=dict)
     _decoder: Decoder | None = None
     _aligned: bool = False
@@ -63,6 +65,8 @@ class Graphs:
             return graphs.decoder() if stateful else graphs.session(component.role)
 
         def trial(names: Sequence[str]) -> dict[str, float]:
+            if self.on_trial is not None:
+                self.on_trial(component.name)
             return compare(component, names, load, stateful=stateful)
 
         return choose(self.runtime, question, options, trial)

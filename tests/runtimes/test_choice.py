@@ -130,8 +130,11 @@ def test_devices_decide_who_is_asked(monkeypatch):
 
 def test_a_bundle_is_tried(monkeypatch):
     monkeypatch.setattr(trial, "BUDGET_S", 0.05)
-    with Model(open_bundle(exported("smolvlm", "int8").bundle)) as model:
-        assert set(model.runtimes.values()) <= set(registry.RUNTIMES)
+    told = []
+    for _ in range(2):
+        with Model(open_bundle(exported("smolvlm", "int8").bundle), on_trial=told.append) as model:
+            assert set(model.runtimes.values()) <= set(registry.RUNTIMES)
+    assert told == ["vision_encoder", "decoder"]
     records = [json.loads(p.read_text()) for p in cache_dir("choices").glob("*.json")]
     assert {r["role"] for r in records} == {"vision_encoder", "decoder"}
     for record in records:
