@@ -182,13 +182,17 @@ def check_feeds(ports: Mapping[str, TensorPort], feeds: Mapping[str, Value]) -> 
 
 
 def cast_to(port: TensorPort, array: Array) -> Array:
-    """`array` contiguous and, where both are floating point, in the port's type.
+    """`array` contiguous and, where both are floating point, in the port's type, whose range it is brought into.
 
+    Masks hold the smallest number of their type for what is not seen; it must stay finite in a narrower one.
     Raises InputError where types differ otherwise or a fixed dimension does not match.
     """
     if array.dtype != port.dtype:
         if not (array.dtype.kind == "f" and port.dtype.kind == "f"):
             raise InputError(f"{port.name} takes {port.dtype}, not {array.dtype}")
+        range_ = np.finfo(port.dtype)
+        if range_.max < np.finfo(array.dtype).max:
+            array = np.clip(array, range_.min, range_.max)
         array = array.astype(port.dtype)
     fits = array.ndim == len(port.shape) and all(
         want in (-1, got) for want, got in zip(port.shape, array.shape, strict=True)

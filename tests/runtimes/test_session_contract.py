@@ -13,7 +13,15 @@ from onnx import TensorProto, helper
 
 from edgemm.errors import BundleError, InputError, RuntimeUnavailable, UsageError
 from edgemm.runtimes import registry
-from edgemm.runtimes.base import Decoder, DeviceValue, SessionOptions, StatePort, as_numpy
+from edgemm.runtimes.base import (
+    Decoder,
+    DeviceValue,
+    SessionOptions,
+    StatePort,
+    TensorPort,
+    as_numpy,
+    cast_to,
+)
 from tests.export.exported import EXACT, exported, plan
 from tests.runtimes.pretend_gpu import CONTRACT, PRETENDED, module
 
@@ -186,6 +194,12 @@ def test_states_that_the_graph_lacks(runtime):
     states = (StatePort("past_key_values.9.key", "present.9.key", (-1, 2, -1, 16), 2),)
     with pytest.raises(BundleError, match=r"past_key_values\.9\.key"):
         module(runtime).load_decoder(path, states, 8, EXACT)
+
+
+def test_masks_stay_finite_in_a_narrower_type():
+    port = TensorPort("attention_bias", np.dtype(np.float16), (-1, 1, -1, -1))
+    bias = np.array([0.0, np.finfo(np.float32).min, 1.5, 7e4], np.float32).reshape(1, 1, 2, 2)
+    np.testing.assert_array_equal(cast_to(port, bias).ravel(), np.float16([0.0, -65504, 1.5, 65504]))
 
 
 def test_names():
