@@ -18,6 +18,7 @@ from edgemm.tasks.registry import create
 
 if TYPE_CHECKING:
     from edgemm.bundle.manifest import ModelEntry
+    from edgemm.runtimes.rebuilding import Rebuild
     from edgemm.tasks.conversation import Conversation
     from edgemm.tasks.voice import VoiceActivity
 
@@ -32,8 +33,8 @@ def default_bundle_path() -> str:
 class Model:
     """The tasks of one bundle. Every method may be called from any thread; calls to one model wait for each other.
 
-    `runtimes` and `precisions` say, per component, what it runs on and how its numbers are stored. `on_trial` is told
-    the component whose runtime is about to be found by a trial, which takes a second or two.
+    `runtimes` and `precisions` say, per component, what it runs on and how its numbers are stored. `remark` is told in
+    words what takes its time: a trial of runtimes, an engine that is built again.
     """
 
     def __init__(
@@ -42,14 +43,14 @@ class Model:
         *,
         runtime: str = "auto",
         options: SessionOptions | None = None,
-        on_trial: Callable[[str], None] | None = None,
+        remark: Callable[[str], None] = lambda _: None,
     ) -> None:
         if runtime not in registry.CHOICES:
             registry.choose(runtime, "")
         self.bundle = bundle
         how = options or SessionOptions()
         models = bundle.manifest.models
-        self._graphs = {m.name: Graphs(bundle, m, runtime, how, on_trial=on_trial) for m in models}
+        self._graphs = {m.name: Graphs(bundle, m, runtime, how, remark=remark) for m in models}
         self._tasks: dict[tuple[str, str], Any] = {}
         self._locks = {m.name: threading.RLock() for m in bundle.manifest.models}
         self._building = threading.RLock()
@@ -76,6 +77,11 @@ class Model:
             for model in self.bundle.manifest.models
             for role, name in model.components.items()
         }
+
+    @property
+    def rebuilds(self) -> dict[str, Rebuild]:
+        """component → the engine of it that is being built again, because the one that there was does not fit."""
+        return {name: made for graphs in self._graphs.values() for name, made in graphs.rebuilds.items()}
 
     def classify(
         self,

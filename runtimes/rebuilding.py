@@ -8,8 +8,6 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from edgemm.bundle.manifest import Component
 from edgemm.bundle.opening import Bundle, open_bundle
@@ -68,28 +66,8 @@ class Rebuild:
         self.what, self.share = what, share
 
 
-@dataclass(frozen=True)
-class Served:
-    """What a component is loaded from: a fresh engine, or (`engine` None) its portable graph for the `reason`."""
-
-    engine: Path | None
-    reason: str = ""
-    rebuild: Rebuild | None = None
-
-
 _LOCK = threading.Lock()
 _RUNNING: dict[str, Rebuild] = {}
-
-
-def serve(find: Callable[[], Path], again: Callable[[], Rebuild] | None) -> Served:
-    """The engine that `find` knows to be fresh; else the portable graph, and a new engine in the making.
-
-    `find` raises BundleError where none fits. `again` starts the making: see `rebuild`.
-    """
-    try:
-        return Served(find())
-    except BundleError as error:
-        return Served(None, error.message, again() if again is not None else None)
 
 
 def rebuild(bundle: Bundle, component: Component, target: str, gpus: Sequence[str]) -> Rebuild:

@@ -85,8 +85,5 @@ def load(io: Io, bundle: Path | None, *, runtime: str = "auto", device: str = "C
     from edgemm.model import Model
     from edgemm.runtimes.base import SessionOptions
 
-    def on_trial(component: str) -> None:
-        io.note(f"trying which runtime is faster for {component}: once on this machine")
-
     opened = open_or_default(io, bundle)
-    return Model(opened, runtime=runtime, options=SessionOptions(device=device, threads=threads), on_trial=on_trial)
+    return Model(opened, runtime=runtime, options=SessionOptions(device=device, threads=threads), remark=io.note)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,19 @@ from edgemm.errors import BundleError
 from edgemm.runtimes import registry
 from edgemm.runtimes.base import Decoder, Session, SessionOptions, Shapes, StatePort, as_numpy
 from edgemm.runtimes.choice import Question, choose
-from edgemm.runtimes.engines import graph_hash
+from edgemm.runtimes.engines import engines_of, graph_hash
+from edgemm.runtimes.rebuilding import Rebuild, rebuild
 from edgemm.tasks.trial import compare
+
+T = TypeVar("T")
 
 
 @dataclass
 class Graphs:
     """Loads the components of `entry` when they are first asked for, each on its runtime.
 
-    `load_decoder` stands in for the runtime's own, where somebody wants to watch the decoder. `on_trial` is told the
-    component whose runtime is about to be found by a trial.
+    `load_decoder` stands in for the runtime's own, where somebody wants to watch the decoder. `remark` is told in words
+    what takes its time: a trial of runtimes, an engine that is built again. `rebuilds` has the latter, by component.
     """
 
     bundle: Bundle
@@ -35,7 +38,9 @@ class Graphs:
     options: SessionOptions
     chosen: dict[str, str] = field(default_factory=dict)
     load_decoder: Callable[[Path, tuple[StatePort, ...], int, SessionOptions], Decoder] | None = None
-    on_trial: Callable[[str], None] | None = None
+    remark: Callable[[str], None] = lambda _: None
+    rebuilds: dict[str, Rebuild] = field(default_factory=dict)
+    _engines: dict[str, Path] = field(default_factory=dict)
     _sessions: dict[str, Session] = field(default_factory=dict)
     _decoder: Decoder | None = None
     _aligned: bool = False
@@ -45,8 +50,33 @@ class Graphs:
         """The name of the runtime that `role` runs on."""
         component = self._component(role)
         if component.name not in self.chosen:
-            self.chosen[component.name] = self._choose(component)
+            runtime = self._choose(component)
+            if registry.RUNTIMES[runtime].runs_engines:
+                runtime = self._with_engine(component, runtime)
+            self.chosen[component.name] = runtime
         return self.chosen[component.name]
+
+    def _with_engine(self, component: Component, runtime: str) -> str:
+        """`runtime` where an engine of it is fresh. Where one was once, the fallback, until it is built again."""
+        from edgemm.runtimes.tensorrt_engine import find_engine
+
+        try:
+            self._engines[component.name] = find_engine(self.bundle, component, runtime, self.options)
+        except BundleError as error:
+            return self._fall_back(component, runtime, error)
+        return runtime
+
+    def _fall_back(self, component: Component, runtime: str, error: BundleError) -> str:
+        from edgemm.runtimes.tensorrt_engine import open_device
+
+        if next(engines_of(self.bundle, component=component.name, target=runtime), None) is None:
+            raise error
+        gpus = (open_device(self.options).sm,)
+        self.rebuilds[component.name] = rebuild(self.bundle, component, runtime, gpus)
+        at_once = f" ({error.hint} at once)" if error.hint else ""
+        self.remark(f"{error.message}: {registry.FALLBACK} serves until it is built again{at_once}")
+        self.chosen[component.name] = registry.FALLBACK
+        return registry.FALLBACK
 
     def _choose(self, component: Component) -> str:
         options = self.options
@@ -65,8 +95,7 @@ class Graphs:
             return graphs.decoder() if stateful else graphs.session(component.role)
 
         def trial(names: Sequence[str]) -> dict[str, float]:
-            if self.on_trial is not None:
-                self.on_trial(component.name)
+            self.remark(f"trying which runtime is faster for {component.name}: once on this machine")
             return compare(component, names, load, stateful=stateful)
 
         return choose(self.runtime, question, options, trial)
@@ -75,8 +104,7 @@ class Graphs:
         """The stateless graph of `role`."""
         with self._lock:
             if role not in self._sessions:
-                module = registry.module(self.runtime_of(role))
-                self._sessions[role] = module.load_session(self._file(role), self._options(role))
+                self._sessions[role] = self._loaded(role, lambda: self._load_session(role))
             return self._sessions[role]
 
     def decoder(self, *, alignment: bool = False) -> Decoder:
@@ -89,9 +117,23 @@ class Graphs:
                 self._decoder.close()
                 self._decoder = None
             if self._decoder is None:
-                self._decoder = self._load_decoder(alignment)
+                self._decoder = self._loaded("decoder", lambda: self._load_decoder(alignment))
             self._decoder.reset()
             return self._decoder
+
+    def _loaded(self, role: str, load: Callable[[], T]) -> T:
+        """What `load` makes; once more on the fallback where the library refuses an engine that looked fresh."""
+        component, runtime = self._component(role), self.runtime_of(role)
+        try:
+            return load()
+        except BundleError as error:
+            if component.name not in self._engines or runtime == registry.FALLBACK:
+                raise
+            self._fall_back(component, runtime, error)
+            return load()
+
+    def _load_session(self, role: str) -> Session:
+        return registry.module(self.runtime_of(role)).load_session(self._file(role), self._options(role))
 
     def _load_decoder(self, alignment: bool) -> Decoder:
         component, runtime = self._component("decoder"), self.runtime_of("decoder")
@@ -104,11 +146,8 @@ class Graphs:
     def _file(self, role: str) -> Path:
         """What the runtime of `role` loads: the portable graph, or an engine that was built of it."""
         component, runtime = self._component(role), self.runtime_of(role)
-        if not registry.RUNTIMES[runtime].runs_engines:
-            return self.bundle.file(component.file)
-        from edgemm.runtimes.tensorrt_engine import find_engine
-
-        return find_engine(self.bundle, component, runtime, self.options)
+        runs_engines = registry.RUNTIMES[runtime].runs_engines
+        return self._engines[component.name] if runs_engines else self.bundle.file(component.file)
 
     def _options(self, role: str) -> SessionOptions:
         component = self._component(role)

@@ -132,9 +132,9 @@ def test_a_bundle_is_tried(monkeypatch):
     monkeypatch.setattr(trial, "BUDGET_S", 0.05)
     told = []
     for _ in range(2):
-        with Model(open_bundle(exported("smolvlm", "int8").bundle), on_trial=told.append) as model:
+        with Model(open_bundle(exported("smolvlm", "int8").bundle), remark=told.append) as model:
             assert set(model.runtimes.values()) <= set(registry.RUNTIMES)
-    assert told == ["vision_encoder", "decoder"]
+    assert [remark.split(":")[0].split()[-1] for remark in told] == ["vision_encoder", "decoder"]
     records = [json.loads(p.read_text()) for p in cache_dir("choices").glob("*.json")]
     assert {r["role"] for r in records} == {"vision_encoder", "decoder"}
     for record in records:

@@ -10,7 +10,7 @@ import pytest
 from edgemm.bundle.opening import open_bundle
 from edgemm.errors import BundleError
 from edgemm.runtimes import engines, rebuilding
-from edgemm.runtimes.rebuilding import Rebuild, rebuild, serve
+from edgemm.runtimes.rebuilding import Rebuild, rebuild
 from tests.export.exported import exported
 
 GPUS = ("sm86",)
@@ -25,20 +25,6 @@ def bundle(tmp_path):
 
 def component_of(bundle):
     return next(c for c in open_bundle(bundle).manifest.components if c.role == "embed_tokens")
-
-
-def finder(bundle):
-    """As the runtimes of engines look: the first that is fresh."""
-
-    def find():
-        reasons = []
-        for found in engines.engines_of(open_bundle(bundle)):
-            if not found.stale:
-                return found.path
-            reasons.append(found.stale)
-        raise BundleError(f"no engine: {', '.join(reasons)}")
-
-    return find
 
 
 def torn(path):
@@ -56,23 +42,22 @@ def test_a_spoilt_engine_is_made_anew(bundle, spoil, said):
     pytest.importorskip("tensorrt_rtx", reason="there is no TensorRT-RTX for this machine")
     component = component_of(bundle)
 
-    def again():
-        return rebuild(open_bundle(bundle), component, TARGET, GPUS)
+    def found():
+        (engine,) = engines.engines_of(open_bundle(bundle))
+        return engine
 
-    first = serve(finder(bundle), again)
-    assert first.engine is None
-    assert first.rebuild.wait(WAIT_S)
-    assert (first.rebuild.state, first.rebuild.share) == ("done", 1.0), first.rebuild.error
-    made = serve(finder(bundle), again).engine
+    first = rebuild(open_bundle(bundle), component, TARGET, GPUS)
+    assert first.wait(WAIT_S)
+    assert (first.state, first.share) == ("done", 1.0), first.error
+    made = found().path
     # Replaced, not written to: the bundle may share its file.
     spoil(shutil.copy(made, made.with_suffix(".copy")))
     made.with_suffix(".copy").replace(made)
-    second = serve(finder(bundle), again)
-    assert second.engine is None
-    assert said in second.reason
-    assert second.rebuild is not first.rebuild
-    assert second.rebuild.wait(WAIT_S)
-    assert serve(finder(bundle), None).engine == made
+    assert said in found().stale
+    second = rebuild(open_bundle(bundle), component, TARGET, GPUS)
+    assert second is not first
+    assert second.wait(WAIT_S)
+    assert (found().path, found().stale) == (made, "")
 
 
 @pytest.fixture
@@ -130,8 +115,3 @@ def test_a_place_that_fails():
     one = Rebuild(work, "decoder")
     assert one.wait(WAIT_S)
     assert "gone" in str(one.error)
-
-
-def test_a_fresh_engine_starts_nothing(tmp_path):
-    served = serve(lambda: tmp_path, lambda: pytest.fail("rebuilt"))
-    assert (served.engine, served.reason, served.rebuild) == (tmp_path, "", None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgemm.bundle.files import cache_dir, sha256_of
+from edgemm.bundle.manifest import Component
 from edgemm.bundle.opening import Bundle, open_bundle
 from edgemm.errors import BundleError, EdgemmError, InputError, RuntimeUnavailable
 from edgemm.model import Model
-from edgemm.runtimes import registry, tensorrt
+from edgemm.runtimes import engines, registry, tensorrt
 from edgemm.runtimes.base import StatePort, as_numpy
 from edgemm.runtimes.cuda import DeviceError, why_no_gpu
-from edgemm.runtimes.engines import graph_hash
+from edgemm.runtimes.engines import Note, Plan, Tell, graph_hash
 from edgemm.runtimes.lowering.tensorrt import halved, lower, read, save
 from tests.export.exported import EXACT, exported, model, picture
 from tests.runtimes import pretend_gpu
@@ -345,18 +347,84 @@ def test_int8_bundles_run_in_half_precision(tmp_path: Path, monkeypatch: pytest.
     assert len(found.tokens) == 6
 
 
-def test_without_a_fresh_engine_the_command_that_makes_one_is_said(built: Bundle) -> None:
-    image = picture(48, 64)
+def _again(built: Bundle, component: Component) -> Path:
+    folder = built.path / "engines"
+    graph, digest = built.file(component.file), graph_hash(built, component)
+    return write_engine(folder, graph, component=component.name, graph_sha256=digest)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"engine": {"gpu": ["sm86"]}}, "it is for sm86, not sm89"),
+        ({"engine": {"builder": "tensorrt-rtx 1.0"}}, "it was built by tensorrt-rtx 1.0, tensorrt-rtx 1.7.9 is inst"),
+        ({"graph_sha256": "1" * 64}, "it was built from another graph"),
+        ({"engine": {"bytes": 7}}, "it is torn"),
+    ],
+)
+def test_the_portable_graph_serves_until_an_engine_is_built_again(
+    built: Bundle, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    image, asked, go = picture(48, 64), [], threading.Event()
     (note,) = (built.path / "engines").glob("vision*.json")
     about = json.loads(note.read_text())
-    for change, said in (
-        ({"engine": about["engine"] | {"gpu": ["sm86"]}}, "it is for sm86, not sm89"),
-        ({"graph_sha256": "1" * 64}, "it was built from another graph"),
-    ):
-        note.write_text(json.dumps(about | change))
-        with pytest.raises(BundleError, match=said) as caught:
-            Model(built, runtime=RTX, options=EXACT).answer([image], "What is it?")
-        assert caught.value.hint == f"run: edgemm build {built.path} --target tensorrt-rtx"
+    note.write_text(json.dumps(about | change | {"engine": about["engine"] | change.get("engine", {})}))
+
+    def build(bundle: Bundle, planned: Plan, scratch: Path, tell: Tell) -> tuple[Path, Note]:
+        asked.append((planned.component.name, planned.target, planned.gpus))
+        assert go.wait(60)
+        path = _again(built, planned.component)
+        fresh = shutil.copy(path, scratch / path.name)
+        return Path(fresh), Note.model_validate_json(path.with_suffix(".json").read_bytes())
+
+    monkeypatch.setattr(engines, "build", build)
+    remarks: list[str] = []
+    one = Model(built, runtime=RTX, options=EXACT, remark=remarks.append)
+    wanted = model("smolvlm", "onnxruntime").answer([image], "What is it?", max_new_tokens=8)
+    assert one.answer([image], "What is it?", max_new_tokens=8).tokens == wanted.tokens
+    assert one.runtimes["vision_encoder"] == "onnxruntime"
+    assert one.runtimes["decoder"] == RTX
+    (remark,) = remarks
+    assert said in remark
+    assert f"edgemm build {built.path} --target tensorrt-rtx" in remark
+    rebuild = one.rebuilds["vision_encoder"]
+    assert rebuild.state == "building"
+    go.set()
+    assert rebuild.wait(60)
+    assert (rebuild.state, asked) == ("done", [("vision_encoder", RTX, ("sm89",))]), rebuild.error
+    assert one.runtimes["vision_encoder"] == "onnxruntime"
+    one.close()
+    later = Model(open_bundle(built.path), runtime=RTX, options=EXACT)
+    assert later.answer([image], "What is it?", max_new_tokens=8).tokens == wanted.tokens
+    assert set(later.runtimes.values()) == {RTX}
+    assert not later.rebuilds
+    later.close()
+
+
+def test_an_engine_that_the_library_refuses_is_built_again(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is whole and looks fresh, and cannot be deserialized all the same."""
+    component = next(c for c in built.manifest.components if c.role == "decoder")
+    digest = graph_hash(built, component)
+    graph = built.path / "engines" / Path(component.file).name
+    graph.write_bytes(b"no graph")
+    write_engine(graph.parent, graph, component=component.name, graph_sha256=digest)
+
+    def build(*_: Any) -> tuple[Path, Note]:
+        raise BundleError("no memory")
+
+    monkeypatch.setattr(engines, "build", build)
+    one = Model(built, runtime=RTX, options=EXACT)
+    found = one.answer([picture(48, 64)], "What is it?", max_new_tokens=4)
+    assert (len(found.tokens), one.runtimes["decoder"]) == (4, "onnxruntime")
+    assert one.rebuilds["decoder"].wait(60)
+    assert str(one.rebuilds["decoder"].error) == "no memory"
+    one.close()
+
+
+def test_what_was_never_built_is_an_error_that_says_what_builds_it(built: Bundle) -> None:
+    (note,) = (built.path / "engines").glob("vision*.json")
     note.unlink()
-    with pytest.raises(EdgemmError, match="has no engine of vision_encoder that tensorrt-rtx can run on Pretend GPU"):
-        Model(built, runtime=RTX, options=EXACT).answer([image], "What is it?")
+    said = "has no engine of vision_encoder that tensorrt-rtx can run on Pretend GPU"
+    with pytest.raises(EdgemmError, match=said) as caught:
+        Model(built, runtime=RTX, options=EXACT).answer([picture(48, 64)], "What is it?")
+    assert caught.value.hint == f"run: edgemm build {built.path} --target tensorrt-rtx"
