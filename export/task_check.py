@@ -15,8 +15,9 @@ from edgemm.errors import CheckFailed
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.model_plan import Example, ModelPlan, Reference
 from edgemm.export.precision.calibration import RATE_HZ
-from edgemm.export.verify import compare, paired
+from edgemm.export.verify import compare
 from edgemm.model import Model
+from edgemm.runtimes.lowering.pairing import paired
 from edgemm.tasks.metrics import top1, wer
 
 _MOST = {"transcribe": 9, "classify": 24, "answer": 2, "caption": 2}

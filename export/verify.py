@@ -17,6 +17,7 @@ from edgemm.errors import CheckFailed, EdgemmError
 from edgemm.export.graph import Feeds, GraphPlan
 from edgemm.runtimes import registry
 from edgemm.runtimes.base import Session, SessionOptions, as_numpy
+from edgemm.runtimes.lowering.pairing import in_pairs
 
 
 @dataclass(frozen=True)
@@ -68,31 +69,7 @@ def aligned(plan: GraphPlan, original: Arrays, found: Arrays, spare: float = 0.0
     """
     if not plan.unordered:
         return original, found
-    names = list(original)
-    widths = np.cumsum([original[n].shape[-1] for n in names])[:-1]
-    sides = [np.concatenate([np.asarray(side[n], np.float32) for n in names], -1) for side in (original, found)]
-    kept = [paired(a, b, spare) for a, b in zip(*sides, strict=True)]
-    joined = (np.stack(rows) for rows in zip(*kept, strict=True))
-    first, second = (dict(zip(names, np.split(rows, widths, -1), strict=True)) for rows in joined)
-    return first, second
-
-
-def paired(a: NDArray[Any], b: NDArray[Any], spare: float = 0.0) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Rows of a [N, D] and b [N, D], each of `a` with its nearest in `b` that no nearer pair has taken."""
-    n = len(a)
-    distance = np.stack([np.abs(row - b).max(-1) for row in a])
-    distance = np.where(np.isfinite(distance), distance, np.inf)
-    rows: list[int] = []
-    columns: list[int] = []
-    for flat in np.argsort(distance, axis=None, kind="stable"):
-        row, column = divmod(int(flat), n)
-        if row not in rows and column not in columns:
-            rows.append(row)
-            columns.append(column)
-            if len(rows) == n:
-                break
-    keep = n - int(n * spare)
-    return a[rows[:keep]], b[columns[:keep]]
+    return in_pairs(original, found, spare)
 
 
 def check_component(
