@@ -271,14 +271,15 @@ def load(
     runtime: str = "auto",
     device: str = "CPU",
     threads: int = 0,
-    exact: bool = True,
+    exact: bool | None = None,
     microbench: bool = True,
 ) -> Model:
     """Open a bundle and give its tasks. Without `path`, the default bundle that edgemm carries.
 
-    `runtime` is `auto` or one of `edgemm.runtimes.registry.RUNTIMES`; `threads` 0 lets it decide; without `exact`
-    it may compute in reduced precision. With `auto` the faster runtime of each component is found by a trial of a
-    second or two, once on a machine; without `microbench`, or with EDGEMM_NO_MICROBENCH set, a rule decides.
+    `runtime` is `auto` or one of `edgemm.runtimes.registry.RUNTIMES`; `threads` 0 lets it decide. Without `exact` it
+    may compute in reduced precision; None means so where weights are int8 or int4. With `auto` the faster runtime of
+    each component is found by a trial of a second or two, once on a machine; without `microbench`, or with
+    EDGEMM_NO_MICROBENCH set, a rule decides.
     Raises BundleError, RuntimeUnavailable or UsageError.
     """
     if path is None and not os.path.isdir(default_bundle_path()):

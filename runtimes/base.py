@@ -43,7 +43,8 @@ class SessionOptions:
     """How a graph is loaded. `threads` 0 lets the runtime decide.
 
     `exact` keeps the graph's own numbers; without it a runtime may compute in reduced precision or
-    quantize activations as they come, which is faster and makes runtimes differ. `int8_weights` says that
+    quantize activations as they come, which is faster and makes runtimes differ. None leaves it to the component: exact
+    unless its weights are int8 or int4. `int8_weights` says that
     the graph's matrices are int8 in storage only: this runtime computes with them in floating point. Without
     `alignment` a decoder may drop that output (see `Decoder.alignment`), which lets a runtime fuse its attention.
     `shapes` are the inputs' for a device that takes fixed shapes alone. Without `microbench` the runtime of a component
@@ -53,13 +54,18 @@ class SessionOptions:
 
     device: str = "CPU"
     threads: int = 0
-    exact: bool = True
+    exact: bool | None = None
     int8_weights: bool = False
     spin: bool = False
     alignment: bool = True
     shapes: Shapes = ()
     microbench: bool = True
     cuda_graphs: bool = True
+
+    @property
+    def keeps_numbers(self) -> bool:
+        """`exact`, which is so where nothing is said."""
+        return self.exact is not False
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,12 @@ def _load(path: Path, options: SessionOptions) -> Any:
     settings.log_severity_level = 3
     settings.intra_op_num_threads = options.threads
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spin else "0")
-    if options.int8_weights and options.exact:
+    if options.int8_weights and options.keeps_numbers:
         # Weights are dequantized once, at load: the fused operator has no fast form with fp32 activations.
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
     elif options.int8_weights:
         settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
-    wanted = providers.requested(ort, options.device, exact=options.exact)
+    wanted = providers.requested(ort, options.device, exact=options.keeps_numbers)
     if options.device != providers.CPU:
         settings.add_session_config_entry(providers.RECORD_KEY, "1")
     try:
@@ -267,7 +267,7 @@ def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, optio
     Unless `options.exact`, the graph is lowered to the form that is fastest here (`edgemm.runtimes.lowering`) where it
     is recognised; the decoder's `form` and `reason` say what was done.
     """
-    if options.exact or options.device != "CPU":
+    if options.keeps_numbers or options.device != "CPU":
         return OrtDecoder(OrtSession(path, options), states, capacity)
     from edgemm.runtimes.lowering.bound import load_bound
 

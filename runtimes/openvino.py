@@ -56,7 +56,7 @@ def _config(options: SessionOptions) -> dict[str, Any]:
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if options.threads:
         config["INFERENCE_NUM_THREADS"] = options.threads
-    if options.exact:
+    if options.keeps_numbers:
         config |= {
             "INFERENCE_PRECISION_HINT": "f32",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,

@@ -23,6 +23,10 @@ BundleArgument = Annotated[
 RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto, or one that doctor lists.", metavar="NAME")]
 DeviceOption = Annotated[str, typer.Option("--device", help=f"The runtime's device: {', '.join(ALL_DEVICES)}.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="0 lets the runtime decide.")]
+ExactOption = Annotated[
+    bool | None,
+    typer.Option("--exact/--fast", help="Compute in full precision or not; else as the weights are stored."),
+]
 
 _HERE = Path("bundle")
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|min|h)?\s*")
@@ -80,10 +84,19 @@ def open_or_default(io: Io, bundle: Path | None) -> Bundle:
     return open_bundle(path)
 
 
-def load(io: Io, bundle: Path | None, *, runtime: str = "auto", device: str = "CPU", threads: int = 0) -> Model:
+def load(
+    io: Io,
+    bundle: Path | None,
+    *,
+    runtime: str = "auto",
+    device: str = "CPU",
+    threads: int = 0,
+    exact: bool | None = None,
+) -> Model:
     """The model of a bundle; see `open_or_default`."""
     from edgemm.model import Model
     from edgemm.runtimes.base import SessionOptions
 
     opened = open_or_default(io, bundle)
-    return Model(opened, runtime=runtime, options=SessionOptions(device=device, threads=threads), remark=io.note)
+    options = SessionOptions(device=device, threads=threads, exact=exact)
+    return Model(opened, runtime=runtime, options=options, remark=io.note)

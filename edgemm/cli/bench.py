@@ -33,6 +33,7 @@ def bench(
     runtime: args.RuntimeOption = "auto",
     device: args.DeviceOption = "CPU",
     threads: args.ThreadsOption = 0,
+    exact: args.ExactOption = None,
 ) -> None:
     """Time per component on each runtime installed, and per task."""
     from edgemm.bundle.opening import open_bundle
@@ -50,7 +51,7 @@ def bench(
             rounds=rounds,
             data=data,
             runtime=runtime,
-            options=SessionOptions(device=device, threads=threads),
+            options=SessionOptions(device=device, threads=threads, exact=exact),
             progress=tell,
         )
     if not io.json:

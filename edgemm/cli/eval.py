@@ -24,6 +24,7 @@ def evaluate(
     runtime: args.RuntimeOption = "auto",
     device: args.DeviceOption = "CPU",
     threads: args.ThreadsOption = 0,
+    exact: args.ExactOption = None,
 ) -> None:
     """The task's metric on a data set: word error rate, or how often the first label is right."""
     from contextlib import ExitStack
@@ -31,7 +32,7 @@ def evaluate(
     from edgemm.measure.evaluate import evaluate as measure
     from edgemm.measure.evaluate import write_examples
 
-    options: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads}
+    options: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads, "exact": exact}
     with ExitStack() as stack:
         model = stack.enter_context(args.load(io, bundle, **options))
         other = against and stack.enter_context(args.load(io, against, **options))

@@ -43,6 +43,7 @@ def predict(
     runtime: args.RuntimeOption = "auto",
     device: args.DeviceOption = "CPU",
     threads: args.ThreadsOption = 0,
+    exact: args.ExactOption = None,
 ) -> None:
     """Pictures, sound or video in, results out."""
     bundle, paths = (files[0], files[1:]) if args.is_bundle(files[0]) else (None, files)
@@ -58,7 +59,7 @@ def predict(
         "task": task, "question": question, "top": top, "score_min": score_min, "words": words,
         "generation": generation,
     }  # fmt: skip
-    with args.load(io, bundle, runtime=runtime, device=device, threads=threads) as model:
+    with args.load(io, bundle, runtime=runtime, device=device, threads=threads, exact=exact) as model:
         results = []
         with io.progress() as tell:
             for number, path in enumerate(paths):

@@ -66,6 +66,7 @@ def run(
     runtime: args.RuntimeOption = "auto",
     device: args.DeviceOption = "CPU",
     threads: args.ThreadsOption = 0,
+    exact: args.ExactOption = None,
     show: Show = True,
     record: Record = None,
     max_frames: MaxFrames = None,
@@ -95,7 +96,7 @@ def run(
     if not (options.open_cameras or options.mic not in (None, "none")):
         raise UsageError("neither a camera nor a microphone", hint="give --camera or --mic")
     sinks = [*_screen(io), *map(_recorder, record or ())]
-    model = args.load(io, bundle, runtime=runtime, device=device, threads=threads)
+    model = args.load(io, bundle, runtime=runtime, device=device, threads=threads, exact=exact)
     Pipeline(model, _fitting(model, options), [*sinks, *_window(io, show)]).run()
 
 

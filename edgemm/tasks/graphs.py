@@ -22,6 +22,7 @@ from edgemm.runtimes.rebuilding import Rebuild, rebuild
 from edgemm.tasks.trial import compare
 
 T = TypeVar("T")
+_SMALL = ("int8", "int4")
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Graphs:
             precision=component.precision,
             device=options.device,
             threads=options.threads,
-            exact=options.exact,
+            exact=self._exact(component),
         )
 
         def load(runtime: str) -> Session | Decoder:
@@ -152,10 +153,14 @@ class Graphs:
     def _options(self, role: str) -> SessionOptions:
         component = self._component(role)
         runs_int8 = registry.RUNTIMES[self.runtime_of(role)].int8_operators
-        small = component.precision in ("int8", "int4")
+        small = component.precision in _SMALL
         computes = bool(component.int8_operators) and component.int8_operators[0] in runs_int8
         shapes = _opt_shapes(component) if self.options.device.startswith("NPU") else ()
-        return replace(self.options, int8_weights=small and not computes, shapes=shapes)
+        weights_alone = small and not computes
+        return replace(self.options, exact=self._exact(component), int8_weights=weights_alone, shapes=shapes)
+
+    def _exact(self, component: Component) -> bool:
+        return component.precision not in _SMALL if self.options.exact is None else self.options.exact
 
     def embed(self) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """ids [B, S] → embeddings [B, S, hidden]."""
