@@ -117,10 +117,11 @@ def graph_in(
     if precision == "fp16":
         return traced(half_plan(graph))
     whole = onnx.load(stage / "graphs" / f"{own}.onnx")
+    recipe = work.choice.recipe(own)
     if precision == "int4":
         examples = examples_for(plan, work.examples)
-        return _int4(work, own, whole, graph, DecoderInputs(stage, model, plan.tasks[0], examples), used)
-    recipe = work.choice.recipe(own)
+        inputs = DecoderInputs(stage, model, plan.tasks[0], examples)
+        return _int4(work, own, whole, graph, inputs, recipe.restored, used)
     if graph.treatment == "weight_only":
         return quantize_weights(whole, graph.half_ops, recipe.restored)
     feeds = calibration_feeds(work, plan, graph.role)
@@ -138,13 +139,14 @@ def _int4(
     whole: onnx.ModelProto,
     graph: GraphPlan,
     inputs: DecoderInputs,
+    restored: frozenset[str],
     used: dict[str, Calibration],
 ) -> onnx.ModelProto:
     """Rounded by what the decoder meets, where there are examples that its task takes; checked on the same."""
     if not inputs.examples:
-        return quantize_int4(whole, graph.half_ops)
+        return quantize_int4(whole, graph.half_ops, restored=restored)
     used[own] = Calibration(n=len(inputs.examples), sha256=calibration.digest(inputs.examples), what=inputs.task)
-    made = quantize_int4(whole, graph.half_ops, inputs.moments)
+    made = quantize_int4(whole, graph.half_ops, inputs.moments, restored)
     work.seen[own] = inputs.real
     return made
 

@@ -27,6 +27,7 @@ from edgemm.export.model_plan import ModelPlan
 from edgemm.export.precision import calibration
 from edgemm.export.precision.gated import Judged, judge_speed, judged
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates, Workshop, settle
+from edgemm.export.precision.int4 import precision_of
 from edgemm.export.precision.report import write_report
 from edgemm.export.precision.sensitivity import Noise, noises
 from edgemm.export.precision.static import smoothed
@@ -185,11 +186,11 @@ def _settle(
 
     def noise(choice: Choice) -> list[Noise]:
         work.choice = choice
-        graphs = [(prefixes[name] + g.role, g, plan) for name, (_, plan) in found.items() for g in plan.graphs]
-        return [n for own, graph, plan in graphs for n in _noises(work, stage, own, graph, plan)]
+        graphs = [(prefixes[name] + g.role, name, g, plan) for name, (_, plan) in found.items() for g in plan.graphs]
+        return [noise for one in graphs for noise in _noises(work, stage, *one)]
 
     work.trying = True
-    static = work.precision == "int8" and any(
+    static = work.precision != "fp16" and any(
         g.treatment == "static" for _, plan in found.values() for g in plan.graphs
     )
     settled = settle(gate, Workshop(make, noise, work.step), stage, work.choice, static=static)
@@ -198,16 +199,17 @@ def _settle(
     return judged(gate, settled)
 
 
-def _noises(work: Work, stage: Path, own: str, graph: GraphPlan, plan: ModelPlan) -> list[Noise]:
-    if work.precision != "int8":
+def _noises(work: Work, stage: Path, own: str, model: str, graph: GraphPlan, plan: ModelPlan) -> list[Noise]:
+    if work.precision == "fp16":
         return []
     whole = onnx.load(stage / "graphs" / f"{own}.onnx")
     feeds: list[describe.Feeds] = [{k: v.numpy() for k, v in graph.feeds(graph.trace).items()}]
     if graph.treatment == "static":
         feeds = calibration_feeds(work, plan, graph.role)
         whole = smoothed(whole, feeds, work.choice.recipe(own))
-    quantized = graph_in(work, stage, own, "", graph, plan, work.precision, {})
+    quantized = graph_in(work, stage, own, model, graph, plan, precision_of(graph.role, work.precision), {})
     assert isinstance(quantized, onnx.ModelProto)
+    feeds = work.seen.pop(own, feeds)
     return noises(own, whole, quantized, feeds[:: max(1, len(feeds) // _PROBED)][:_PROBED])
 
 

@@ -1,8 +1,8 @@
 """The gates: the task's metric on the user's data, and speed. What does not hold is mended, or refused.
 
 Everything is quantized first. Where the metric falls too far, other ways to choose ranges are tried; then operators are
-restored to floating point, those first that disturb the outputs most, twice as many each time, until the metric holds;
-then fewer again, to the shortest such list.
+restored to floating point (in int4: to int8), those first that disturb the outputs most, twice as many each time, until
+the metric holds; then fewer again, to the shortest such list.
 """
 
 from __future__ import annotations
@@ -214,9 +214,10 @@ def gate_check(gate: AccuracyGate, settled: Settled) -> GateCheck:
 
 def notes(settled: Settled) -> tuple[NodeNote, ...]:
     """The manifest's entries of what was restored."""
-    reason = "weights in fp16: {:.1f} dB of signal over noise in int8 cost the metric too much"
+    above = {"int8": "fp16", "int4": "int8"}
+    reason = "weights in {}: {:.1f} dB of signal over noise in {} cost the metric too much"
     return tuple(
-        NodeNote(component=n.component, node=n.node, reason=reason.format(n.sqnr_db))
+        NodeNote(component=n.component, node=n.node, reason=reason.format(above[n.stored], n.sqnr_db, n.stored))
         for n in settled.trial.choice.restored
     )
 

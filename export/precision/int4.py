@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgemm.bundle.manifest import Precision
+from edgemm.export.precision.recipe import key
 from edgemm.export.precision.rounding import block_of, compensated, factor_of, plain
 from edgemm.export.precision.weights import BlockedWeight, constant_matrix, quantize_weights
 
@@ -33,11 +34,12 @@ _MOMENTS_BYTES = 1 << 30  # at once: what does not fit is seen in another pass o
 
 @dataclass(frozen=True)
 class Site:
-    """A matrix that is stored in int4, and the activations [..., K] that it multiplies."""
+    """A matrix that is stored in int4, the activations [..., K] that it multiplies, and the operators (by `key`)."""
 
     weight: str
     inputs: tuple[str, ...]
     block: int
+    operators: tuple[str, ...]
 
 
 def precision_of(role: str, asked: Precision) -> Precision:
@@ -46,12 +48,20 @@ def precision_of(role: str, asked: Precision) -> Precision:
 
 
 def quantize_int4(
-    model: onnx.ModelProto, half_ops: tuple[str, ...] = (), moments_of: MomentsOf | None = None
+    model: onnx.ModelProto,
+    half_ops: tuple[str, ...] = (),
+    moments_of: MomentsOf | None = None,
+    restored: frozenset[str] = frozenset(),
 ) -> onnx.ModelProto:
-    """Round the matrices of a decoder to int4, compensated where `moments_of` tells what they multiply."""
+    """Round the matrices of a decoder to int4, compensated where `moments_of` tells what they multiply.
+
+    Those of the operators `restored` (by `key`) take int8, or fp16 where int8 is what they would have anyway.
+    """
     weights = {t.name: t for t in model.graph.initializer}
+    every = sites(model, half_ops)
+    in_int8 = {site.weight for site in every if restored.intersection(site.operators)}
     rounded: dict[str, BlockedWeight] = {}
-    for group in _groups(sites(model, half_ops), weights):
+    for group in _groups([site for site in every if site.weight not in in_int8], weights):
         moments = moments_of([i for site in group for i in site.inputs]) if moments_of else {}
         factors: dict[tuple[str, ...], NDArray[np.float32]] = {}
         for site in group:
@@ -63,7 +73,8 @@ def quantize_int4(
             if site.inputs not in factors:
                 factors = {site.inputs: factor_of(np.sum(seen, axis=0))}  # neighbours alone share it
             rounded[site.weight] = compensated(matrix, factors[site.inputs], site.block)
-    return quantize_weights(model, half_ops, int4=rounded)
+    in_fp16 = restored.difference(*(site.operators for site in every))
+    return quantize_weights(model, half_ops, in_fp16, int4=rounded)
 
 
 def _groups(found: Sequence[Site], weights: Mapping[str, onnx.TensorProto]) -> Iterator[list[Site]]:
@@ -95,7 +106,8 @@ def sites(model: onnx.ModelProto, half_ops: tuple[str, ...] = ()) -> list[Site]:
             continue
         block = block_of(int(weights[name].dims[0]))
         if block is not None:
-            found.append(Site(name, tuple(dict.fromkeys(n.input[0] for n in nodes)), block))
+            inputs = tuple(dict.fromkeys(n.input[0] for n in nodes))
+            found.append(Site(name, inputs, block, tuple(map(key, nodes))))
     return found
 
 

@@ -11,7 +11,7 @@ from edgemm.export.precision.ranges import Method
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one graph is quantized. `restored` are operators (by `key`) that stay in floating point."""
+    """How one graph is quantized. `restored` are operators (by `key`) that stay in floating point, or int8 in int4."""
 
     smooth: bool = True
     method: Method = "mse"

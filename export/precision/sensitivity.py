@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgemm.bundle.manifest import Precision
 from edgemm.export.precision.ranges import Feeds
 from edgemm.export.precision.recipe import key
 
@@ -34,6 +35,7 @@ class Noise:
     """Signal over noise, in decibels, with only this operator quantized: 120 where there is no noise.
 
     `sqnr_db` of its own output, `output_db` of the graph's output that it disturbs most (None: there was no time).
+    `stored` is the precision of its weights.
     """
 
     component: str
@@ -41,6 +43,7 @@ class Noise:
     operator: str
     sqnr_db: float
     output_db: float | None = None
+    stored: Precision = "int8"
 
 
 def noises(
@@ -59,10 +62,11 @@ def noises(
     model, changed = _probe(whole, quantized)
     if not changed or not examples:
         return []
+    in_int4 = _reads_int4(quantized)
     with _opened(model) as session:
         probe = _Probe(session, changed, [o.name for o in whole.graph.output if _is_float(o)])
         found = [
-            Noise(component, key(node), node.op_type, ratio)
+            Noise(component, key(node), node.op_type, ratio, stored="int4" if node.output[0] in in_int4 else "int8")
             for node, ratio in zip(changed, probe.own(examples), strict=True)
         ]
         order = sorted(range(len(found)), key=lambda i: found[i].sqnr_db)
@@ -157,6 +161,13 @@ def _probe(whole: onnx.ModelProto, quantized: onnx.ModelProto) -> tuple[onnx.Mod
         for end in (_SIGNAL, _NOISE):
             probe.graph.output.add().name = node.output[0] + end
     return probe, changed
+
+
+def _reads_int4(quantized: onnx.ModelProto) -> set[str]:
+    """What operators make whose weights are stored in int4."""
+    stored = {t.name for t in quantized.graph.initializer if t.data_type == onnx.TensorProto.INT4}
+    weights = {n.output[0] for n in quantized.graph.node if stored.intersection(n.input)}
+    return {n.output[0] for n in quantized.graph.node if weights.intersection(n.input)}
 
 
 def _differs(original: onnx.NodeProto, made: onnx.NodeProto | None) -> bool:

@@ -7,18 +7,22 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
+from transformers import AutoModelForImageTextToText
 
 from edgemm.bundle.opening import open_bundle
 from edgemm.export.pipeline import export
+from edgemm.export.precision.gates import AccuracyGate, Gates
 from edgemm.export.precision.int4 import quantize_int4, sites
 from edgemm.export.precision.rounding import block_of, factor_of, plain
 from edgemm.export.precision.rounding import compensated as by_factor
 from edgemm.measure.building import build
 from edgemm.measure.inspection import inspect
+from edgemm.model import Model
 from edgemm.runtimes import registry
 from edgemm.runtimes.base import SessionOptions, as_numpy
-from tests.export.exported import RUNTIMES, checkpoint, exported, model, picture, plan
+from tests.export.exported import EXACT, RUNTIMES, calibration_folder, checkpoint, exported, model, picture, plan
 
 INPUTS, OUTPUTS, BLOCK = 192, 96, 32
 STORED = SessionOptions(exact=True, int8_weights=True)
@@ -175,3 +179,54 @@ def test_engines_are_built_where_there_is_no_gpu(tmp_path):
     made = build(open_bundle(bundle), "tensorrt-rtx", ("sm86", "sm89", "sm120"), (), lambda _what, _share: None)
     assert made.refused == {}
     assert {n.engine.component for n in made.notes} == set(exported("smolvlm").manifest.models[0].components)
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory):
+    """A checkpoint with one matrix that int4 cannot hold, and whose numbers in fp32 are what they were without.
+
+    In every block of it each output has a large weight on a value that is never anything but 0.
+    """
+    path = tmp_path_factory.mktemp("spoilt") / "checkpoint"
+    shutil.copytree(checkpoint("smolvlm"), path)
+    network = AutoModelForImageTextToText.from_pretrained(path)
+    mlp = network.model.text_model.layers[0].mlp
+    with torch.no_grad():
+        mlp.up_proj.weight[::16] = 0.0
+        mlp.down_proj.weight[:, ::16] = 12 * mlp.down_proj.weight.abs().max()
+    network.save_pretrained(path)
+    return path
+
+
+def likeness(whole):
+    """A metric: how like those of the fp32 bundle `whole` the logits are, in percent."""
+
+    def logits(bundle):
+        with Model(open_bundle(bundle), runtime="onnxruntime", options=EXACT) as one:
+            return one.task("answer").logits([picture(40, 70)], "What?").astype(np.float64)
+
+    wanted = logits(whole)
+
+    def measure(bundle):
+        found = logits(bundle)
+        return {"likeness": 100 * float(found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted))}
+
+    return measure
+
+
+def test_the_gate_restores_the_matrix_that_int4_cannot_hold(spoilt, tmp_path):
+    whole = export(spoilt, tmp_path / "whole").bundle
+    gate = AccuracyGate(likeness(whole), lambda a, b: ("likeness", a["likeness"] - b["likeness"]), 3.0, 1)
+    made = export(
+        spoilt, tmp_path / "four", precision="int4", calibrate_on=[calibration_folder()], gates=Gates(accuracy=gate)
+    )
+    (note,) = made.manifest.quantization.restored
+    assert "mlp.down_proj" in note.node
+    assert note.component == "decoder"
+    assert "weights in int8" in note.reason
+    graph = onnx.load(made.bundle / "graphs" / "decoder.onnx").graph
+    stored = {t.name: t.data_type for t in graph.initializer}
+    makers = {n.output[0]: n for n in graph.node}
+    (product,) = [n for n in graph.node if n.name == note.node]
+    assert stored[makers[product.input[1]].input[0]] == TensorProto.INT8
+    assert list(stored.values()).count(TensorProto.INT4) == len(sites(decoder_graph("smolvlm", "fp32"))) - 1
