@@ -228,6 +228,8 @@ def manifest(
 def _recipe(plan: GraphPlan, precision: Precision, calibrated: bool) -> str:
     if precision == "int4":
         return _INT4 + _ROUNDED[calibrated]
+    if precision == "int8" and plan.treatment == "weight_only" and calibrated:
+        return f"{_RECIPES[plan.treatment]}; rounded {_ROUNDED[True]}"
     return _RECIPES[plan.treatment] if precision == "int8" else precision
 
 

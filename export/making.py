@@ -18,6 +18,7 @@ from edgemm.export.graph import GraphPlan, traced
 from edgemm.export.half import half_plan
 from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
 from edgemm.export.precision import calibration
+from edgemm.export.precision.compensation import quantize_compensated
 from edgemm.export.precision.decoder_inputs import DecoderInputs, examples_for
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates
 from edgemm.export.precision.int4 import precision_of, quantize_int4
@@ -122,14 +123,16 @@ def graph_in(
         examples = examples_for(plan, work.examples)
         inputs = DecoderInputs(stage, model, plan.tasks[0], examples)
         return _int4(work, own, whole, graph, inputs, recipe.restored, used)
-    if graph.treatment == "weight_only":
-        return quantize_weights(whole, graph.half_ops, recipe.restored)
     feeds = calibration_feeds(work, plan, graph.role)
+    if graph.treatment == "weight_only" and not feeds:
+        return quantize_weights(whole, graph.half_ops, recipe.restored)
     used[own] = Calibration(
         n=len(feeds),
         sha256=calibration.digest(work.examples),
         what=", ".join(feeds[0]) if feeds else "",
     )
+    if graph.treatment == "weight_only":
+        return quantize_compensated(whole, graph.half_ops, recipe.restored, feeds)
     return quantize_static_int8(whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules, recipe=recipe)
 
 

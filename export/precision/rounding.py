@@ -1,4 +1,4 @@
-"""Rounding to symmetric int4: with the steps of least squared error, or so that inputs as they are seen lose least.
+"""Rounding to symmetric int4 or int8: steps of least squared error, or such that inputs as they are seen lose least.
 
 The second is GPTQ (Frantar et al., arXiv 2210.17323): input by input, what rounding its weights adds to the outputs is
 taken back by the weights of the inputs that are still to come, as far as the inputs go together. It wants the second
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgemm.export.precision.weights import BlockedWeight
 
-LOWEST, HIGHEST = -8, 7
+_RANGES = {4: (-8, 7), 8: (-127, 127)}
 BLOCKS = (32, 16)
 """Block sizes that every runtime takes, the best first."""
 
@@ -29,16 +29,16 @@ def block_of(rows: int) -> int | None:
     return next((b for b in BLOCKS if rows % b == 0), None)
 
 
-def plain(weight: NDArray[np.float32], block: int) -> BlockedWeight:
+def plain(weight: NDArray[np.float32], block: int, bits: int = 4) -> BlockedWeight:
     """Round `weight` [K, N] to the nearest, each block's step of least squared error."""
     rows, columns = weight.shape
     grouped = weight.reshape(rows // block, block, columns)
-    scales = _scales(grouped, np.ones((rows // block, block)))
-    values = _rounded(grouped, scales[:, None])
-    return BlockedWeight(values.astype(np.int8).reshape(rows, columns), scales, block)
+    scales = _scales(grouped, np.ones((rows // block, block)), bits)
+    values = _rounded(grouped, scales[:, None], bits)
+    return BlockedWeight(values.astype(np.int8).reshape(rows, columns), scales, block, bits)
 
 
-def compensated(weight: NDArray[np.float32], factor: Floats, block: int) -> BlockedWeight:
+def compensated(weight: NDArray[np.float32], factor: Floats, block: int, bits: int = 4) -> BlockedWeight:
     """Round `weight` [K, N] for inputs whose second moments have the `factor` [K, K]."""
     rows, columns = weight.shape
     left = weight.astype(np.float32, copy=True)
@@ -47,19 +47,19 @@ def compensated(weight: NDArray[np.float32], factor: Floats, block: int) -> Bloc
     scales = np.empty((rows // block, columns), np.float32)
     for start in range(0, rows, block):
         inside, after = slice(start, start + block), slice(start + block, rows)
-        step = scales[start // block] = _scales(left[None, inside], importance[None, inside])[0]
-        errors = _round_block(left[inside], step, factor[inside, inside], values[inside])
+        step = scales[start // block] = _scales(left[None, inside], importance[None, inside], bits)[0]
+        errors = _round_block(left[inside], step, factor[inside, inside], values[inside], bits)
         left[after] -= factor[inside, after].T @ errors
-    return BlockedWeight(values, scales, block)
+    return BlockedWeight(values, scales, block, bits)
 
 
 def _round_block(
-    left: NDArray[np.float32], step: NDArray[np.float32], factor: Floats, values: NDArray[np.int8]
+    left: NDArray[np.float32], step: NDArray[np.float32], factor: Floats, values: NDArray[np.int8], bits: int
 ) -> NDArray[np.float32]:
     """Round the rows of `left` into `values`, each one's error taken from the next; return the errors."""
     errors = np.empty_like(left)
     for i, row in enumerate(left):
-        values[i] = nearest = _rounded(row, step)
+        values[i] = nearest = _rounded(row, step, bits)
         errors[i] = (row - nearest * step) / factor[i, i]
         left[i + 1 :] -= factor[i, i + 1 :, None] * errors[i]
     return errors
@@ -74,21 +74,22 @@ def factor_of(moments: Floats) -> NDArray[np.float32]:
     return factor
 
 
-def _scales(grouped: NDArray[np.float32], importance: Floats) -> NDArray[np.float32]:
+def _scales(grouped: NDArray[np.float32], importance: Floats, bits: int) -> NDArray[np.float32]:
     """The step of each block [B, N] that loses least; `grouped` [B, size, N], `importance` of each input [B, size]."""
     peaks = np.abs(grouped).max(1)
     peaks = np.where(peaks == 0, 1.0, peaks).astype(np.float32)
     weights = importance[:, :, None].astype(np.float32)
     best = np.full(peaks.shape, np.inf, np.float32)
-    scales = (peaks / HIGHEST).astype(np.float32)
+    highest = _RANGES[bits][1]
+    scales = (peaks / highest).astype(np.float32)
     for clip in _CLIPS.astype(np.float32):
-        tried: NDArray[np.float32] = (clip * peaks / HIGHEST).astype(np.float32)
-        lost = (weights * (grouped - _rounded(grouped, tried[:, None]) * tried[:, None]) ** 2).sum(1)
+        tried: NDArray[np.float32] = (clip * peaks / highest).astype(np.float32)
+        lost = (weights * (grouped - _rounded(grouped, tried[:, None], bits) * tried[:, None]) ** 2).sum(1)
         better = lost < best
         scales[better], best[better] = tried[better], lost[better]
     return scales
 
 
-def _rounded(values: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.float32]:
-    rounded: NDArray[np.float32] = np.clip(np.rint(values / step), LOWEST, HIGHEST)
+def _rounded(values: NDArray[np.float32], step: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    rounded: NDArray[np.float32] = np.clip(np.rint(values / step), *_RANGES[bits])
     return rounded

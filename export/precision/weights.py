@@ -27,11 +27,12 @@ _MOST_FP16 = 65504.0
 
 @dataclass(frozen=True)
 class BlockedWeight:
-    """Integers [K, N] of 8 bits, or of 4 in int8, and their scales [K / block, N]; `block` divides K."""
+    """Integers [K, N] of `bits`, held in int8, and their scales [K / block, N]; `block` divides K."""
 
     values: NDArray[np.int8]
     scales: NDArray[np.float32]
     block: int
+    bits: int = 8
 
 
 def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> BlockedWeight:
@@ -52,14 +53,14 @@ def quantize_weights(
     model: onnx.ModelProto,
     half_ops: tuple[str, ...] = (),
     restored: frozenset[str] = frozenset(),
-    int4: Mapping[str, BlockedWeight] | None = None,
+    rounded: Mapping[str, BlockedWeight] | None = None,
 ) -> onnx.ModelProto:
     """Replace the constant matrices of MatMul, Gemm and the embedding's Gather by blocked int8.
 
     Weights of operators in `half_ops` are stored in fp16, and so are those of the operators `restored` (by `key`);
-    those in `int4`, by name, as they were rounded to 4 bits.
+    those in `rounded`, by name, as they were rounded already.
     """
-    rounded = int4 or {}
+    rounded = rounded or {}
     out = onnx.ModelProto()
     out.CopyFrom(model)
     graph = out.graph
@@ -103,10 +104,10 @@ def _store(
 ) -> tuple[str, str, int]:
     array = numpy_helper.to_array(tensor)
     weight = rounded or quantize_blocks(array.astype(np.float32))
-    values, scales = f"{tensor.name}.{'int4' if rounded else 'int8'}", f"{tensor.name}.scale"
+    values, scales = f"{tensor.name}.int{weight.bits}", f"{tensor.name}.scale"
     if tensor.name not in done:
         stored = numpy_helper.from_array(weight.values, values)
-        graph.initializer.append(_packed(weight.values, values) if rounded else stored)
+        graph.initializer.append(_packed(weight.values, values) if weight.bits == 4 else stored)
         graph.initializer.append(numpy_helper.from_array(weight.scales.astype(array.dtype), scales))
         done.add(tensor.name)
     return values, scales, weight.block

@@ -13,8 +13,9 @@ from transformers import AutoModelForImageTextToText
 
 from edgemm.bundle.opening import open_bundle
 from edgemm.export.pipeline import export
+from edgemm.export.precision.compensation import sites
 from edgemm.export.precision.gates import AccuracyGate, Gates
-from edgemm.export.precision.int4 import quantize_int4, sites
+from edgemm.export.precision.int4 import quantize_int4
 from edgemm.export.precision.rounding import block_of, factor_of, plain
 from edgemm.export.precision.rounding import compensated as by_factor
 from edgemm.measure.building import build
