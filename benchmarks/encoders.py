@@ -75,12 +75,14 @@ def _vit(path: Path) -> Path:
 
 
 def _smolvlm(path: Path) -> Path:
-    """Its tower is whole; the language model, which is not timed, has two of its layers."""
+    """Its tower is whole; the language model, which is not timed, has two of its layers. A picture is one tile."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from full_size_export import smolvlm_256m
 
     if not path.is_dir():
         smolvlm_256m(path, layers=2)
+        settings = path / "preprocessor_config.json"
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"do_image_splitting": False}))
     return path
 
 

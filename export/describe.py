@@ -51,6 +51,7 @@ _DTYPES = {
 }
 _RECIPES = {
     "static": "int8 QDQ, symmetric, weights per channel, activations per tensor, smoothed",
+    "dynamic": "int8 weights, symmetric, per channel, tables per row, smoothed",
     "weight_only": "int8 weights, symmetric, blocks of 32",
     "as_is": "as it is",
 }

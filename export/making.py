@@ -21,13 +21,16 @@ from edgemm.export.precision import calibration
 from edgemm.export.precision.decoder_inputs import DecoderInputs, examples_for
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates
 from edgemm.export.precision.int4 import precision_of, quantize_int4
-from edgemm.export.precision.static import quantize_static_int8
-from edgemm.export.precision.weights import quantize_weights
+from edgemm.export.precision.recipe import Recipe
+from edgemm.export.precision.smooth import TWIN_ALPHA, smooth
+from edgemm.export.precision.static import quantize_static_int8, smoothed
+from edgemm.export.precision.weights import quantize_columns, quantize_weights
 from edgemm.export.store import GraphStore, Stored
 from edgemm.export.traced import Traced
 from edgemm.export.verify import check_component
 
 Progress = Callable[[str, float], None]
+_DRAWN = 16  # inputs, where a graph is smoothed without examples
 STAGE = ".fp32"
 """Where the bundle in fp32 stands in the one that is made from it."""
 
@@ -123,6 +126,9 @@ def graph_in(
     recipe = work.choice.recipe(own)
     if graph.treatment == "weight_only":
         return quantize_weights(whole, graph.half_ops, recipe.restored)
+    if graph.treatment == "dynamic":
+        whole = ready_for_int8(work, graph, plan, whole, recipe)
+        return quantize_columns(whole, graph.half_ops, recipe.restored)
     feeds = calibration_feeds(work, plan, graph.role)
     used[own] = Calibration(
         n=len(feeds),
@@ -130,6 +136,23 @@ def graph_in(
         what=", ".join(feeds[0]) if feeds else "",
     )
     return quantize_static_int8(whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules, recipe=recipe)
+
+
+def ready_for_int8(
+    work: Work, graph: GraphPlan, plan: ModelPlan, whole: onnx.ModelProto, recipe: Recipe
+) -> onnx.ModelProto:
+    """What of the floating-point graph `whole` is rounded: smoothed, unless its weights are rounded in blocks.
+
+    Where no example is for a `dynamic` graph, drawn inputs will do: they only choose between graphs that compute the
+    same, and clip nothing.
+    """
+    if graph.treatment == "static":
+        return smoothed(whole, calibration_feeds(work, plan, graph.role), recipe)
+    if graph.treatment != "dynamic" or not recipe.smooth:
+        return whole
+    feeds = calibration_feeds(work, plan, graph.role)
+    drawn = ({k: v.numpy() for k, v in graph.feeds(graph.trace, seed).items()} for seed in range(_DRAWN))
+    return smooth(whole, feeds or list(drawn), alpha=TWIN_ALPHA, twins=True)
 
 
 def _int4(

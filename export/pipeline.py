@@ -22,14 +22,13 @@ from edgemm.export.foreign import foreign
 from edgemm.export.foreign_plan import foreign_plan
 from edgemm.export.graph import GraphPlan
 from edgemm.export.locate import located
-from edgemm.export.making import STAGE, Progress, Work, calibration_feeds, graph_in, write_bundle
+from edgemm.export.making import STAGE, Progress, Work, calibration_feeds, graph_in, ready_for_int8, write_bundle
 from edgemm.export.model_plan import ModelPlan
 from edgemm.export.precision import calibration
 from edgemm.export.precision.gated import Judged, judge_speed, judged
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates, Workshop, settle
 from edgemm.export.precision.report import write_report
 from edgemm.export.precision.sensitivity import Noise, noises
-from edgemm.export.precision.static import smoothed
 
 _TRIAL = ".trial"
 _PROBED = 8  # examples on which the noise of operators is measured
@@ -203,9 +202,9 @@ def _noises(work: Work, stage: Path, own: str, graph: GraphPlan, plan: ModelPlan
         return []
     whole = onnx.load(stage / "graphs" / f"{own}.onnx")
     feeds: list[describe.Feeds] = [{k: v.numpy() for k, v in graph.feeds(graph.trace).items()}]
-    if graph.treatment == "static":
-        feeds = calibration_feeds(work, plan, graph.role)
-        whole = smoothed(whole, feeds, work.choice.recipe(own))
+    if graph.treatment in ("static", "dynamic"):
+        feeds = calibration_feeds(work, plan, graph.role) or feeds
+        whole = ready_for_int8(work, graph, plan, whole, work.choice.recipe(own))
     quantized = graph_in(work, stage, own, "", graph, plan, work.precision, {})
     assert isinstance(quantized, onnx.ModelProto)
     return noises(own, whole, quantized, feeds[:: max(1, len(feeds) // _PROBED)][:_PROBED])

@@ -82,7 +82,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
                 sound,
                 {"samples": (1600, 160_000, 480_000)},
                 sizes,
-                treatment="weight_only",
+                treatment="dynamic",
             ),
             decoder_plan(EncoderDecoderDecoder(decoder, traced.proj_out, shape.layers), shape),
             embed_plan(decoder.embed_tokens),

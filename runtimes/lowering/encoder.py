@@ -16,7 +16,7 @@ import numpy as np
 from edgemm.runtimes.lowering.graph import MICROSOFT, Graph, Node, Unrecognised, Weight, attributes
 from edgemm.runtimes.lowering.linear import quantized_products
 
-_MIDDLE = 128
+_MIDDLE, _ONE, _STEP, _LEAST, _LAST = "int8.middle", "int8.one", "int8.step", "int8.least", "int8.last"
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Product:
         return str(self.node.output[0])
 
     @property
-    def width(self) -> int:
-        return self.weight.shape[1]
+    def columns(self) -> str:
+        return f"{self.name}.columns"
 
 
 def lower(path: Path) -> Graph:
@@ -50,6 +50,8 @@ def lower(path: Path) -> Graph:
     graph = Graph(onnx.load(path, load_external_data=False), path.parent)
     if not any(n.op_type == "DequantizeLinear" for n in graph.nodes):
         raise Unrecognised("nothing in it is int8")
+    if graph.model.functions or any(a.HasField("g") for n in graph.nodes for a in n.attribute):
+        raise Unrecognised("it has graphs inside")
     _float_convolutions(graph)
     _attention(graph)
     _products(graph)
@@ -89,60 +91,93 @@ def _product(graph: Graph, node: Node) -> Product | None:
     if values is None or scales is None or values.dtype != np.int8 or len(values.shape) != 2 or how.get("block_size", 0):
         return None
     plain = about.get("alpha", 1.0) == 1.0 and about.get("beta", 1.0) == 1.0 and not about.get("transA", 0)
-    if scales.shape != (values.shape[0 if turned else 1],) or how.get("axis", 1) != (0 if turned else 1) or not plain:
+    axis = 0 if turned else 1
+    by_column = scales.dtype == np.float32 and scales.shape == (values.shape[axis],) and how.get("axis", 1) == axis
+    bias = str(node.input[2]) if len(node.input) > 2 else ""
+    if not plain or not by_column or (bias and not _is_bias(graph, bias, values.shape[axis])):
         return None
     if turned:
-        stored = values
-        values = Weight(stored.dtype, stored.shape[::-1], lambda: np.ascontiguousarray(np.asarray(stored.load()).T))
-    bias = str(node.input[2]) if len(node.input) > 2 else ""
-    if bias and (bias not in graph.weights or graph.weights[bias].shape != (values.shape[1],)):
-        return None
+        values = _turned(values)
     x, scale = _pair(graph, node.input[0]) or (str(node.input[0]), "")
     return Product(node, x, values, str(restored.input[1]), str(restored.input[0]), scale, bias)
 
 
+def _is_bias(graph: Graph, name: str, width: int) -> bool:
+    return name in graph.weights and graph.weights[name].shape == (width,)
+
+
+def _turned(weight: Weight) -> Weight:
+    return Weight(weight.dtype, weight.shape[::-1], lambda: np.ascontiguousarray(np.asarray(weight.load()).T))
+
+
 def _products(graph: Graph) -> None:
+    graph.weights[_MIDDLE] = Weight.of(np.array(128, np.uint8))
     made: dict[tuple[str, str], str] = {}
     for node in [n for n in graph.nodes if n.op_type in ("MatMul", "Gemm")]:
         found = _product(graph, node)
         if found is None:
             continue
         graph.remove(node)
-        name = f"{found.name}.columns"
-        graph.weights[name] = found.weight
+        graph.weights[found.columns] = found.weight
         if found.scale:
-            _calibrated(graph, found, name, made)
+            _calibrated(graph, found, made)
         else:
-            inputs = [found.input, name, found.scales, "", found.bias]
-            graph.add("DynamicQuantizeMatMul", _trimmed(inputs), [found.output], MICROSOFT)
+            _as_it_comes(graph, found, made)
     graph.prune()
 
 
-def _calibrated(graph: Graph, found: Product, name: str, made: dict[tuple[str, str], str]) -> None:
-    graph.weights["middle"] = Weight.of(np.array(_MIDDLE, np.uint8))
+def _calibrated(graph: Graph, found: Product, made: dict[tuple[str, str], str]) -> None:
     place = (found.input, found.scale)
     if place not in made:
-        made[place] = graph.add("QuantizeLinear", [*place, "middle"], [f"{found.input}.{found.scale}.uint8"])
+        made[place] = graph.add("QuantizeLinear", [*place, _MIDDLE], [f"{found.input}.{found.scale}.uint8"])
     output, bias, last = found.output, found.bias, _biased(graph, found)
     if not bias and last is not None:
         graph.remove(last)
         output, bias = str(last.output[0]), next(i for i in last.input if i != found.output)
-    inputs = [made[place], name, found.scale, found.scales, "middle", "", bias]
-    graph.add("MatMulIntegerToFloat", _trimmed(inputs), [output], MICROSOFT)
+    inputs = [made[place], found.columns, found.scale, found.scales, _MIDDLE]
+    graph.add("MatMulIntegerToFloat", [*inputs, *(["", bias] if bias else [])], [output], MICROSOFT)
 
 
-def _trimmed(inputs: list[str]) -> list[str]:
-    while not inputs[-1]:
-        inputs.pop()
-    return inputs
+def _as_it_comes(graph: Graph, found: Product, made: dict[tuple[str, str], str]) -> None:
+    """Every row of the activation has a scale of its own: a step for all rows loses words to a loud one."""
+    place = (found.input, "")
+    if place not in made:
+        made[place] = _rows_quantized(graph, found.input, found.weight.shape[0])
+    graph.weights[_ONE] = Weight.of(np.array(1, np.float32))
+    exact = f"{found.output}.unscaled"
+    graph.add("MatMulIntegerToFloat", [made[place], found.columns, _ONE, found.scales, _MIDDLE], [exact], MICROSOFT)
+    scaled = f"{found.output}.scaled" if found.bias else found.output
+    graph.add("Mul", [exact, _row_scale(found.input)], [scaled])
+    if found.bias:
+        graph.add("Add", [scaled, found.bias], [found.output])
+
+
+def _rows_quantized(graph: Graph, x: str, width: int) -> str:
+    """x [..., K] → uint8 of the same shape, 128 meaning zero, by the scales [..., 1] that `_row_scale` names."""
+    flat = f"rows.{width}"
+    for name, values in ((_LAST, [-1]), (flat, [-1, width])):
+        graph.weights[name] = Weight.of(np.array(values))
+    for name, value in ((_STEP, 1 / 127), (_LEAST, 1e-9)):
+        graph.weights[name] = Weight.of(np.array(value, np.float32))
+    peak = graph.add("ReduceMax", [graph.add("Abs", [x], [f"{x}.size"]), _LAST], [f"{x}.peak"], keepdims=1)
+    scale = graph.add("Max", [graph.add("Mul", [peak, _STEP], [f"{x}.step"]), _LEAST], [_row_scale(x)])
+    scales = graph.add("Reshape", [scale, _LAST], [f"{x}.scales"])
+    count = graph.add("Shape", [scales], [f"{x}.count"])
+    zeros = graph.add("Expand", [_MIDDLE, count], [f"{x}.zeros"])
+    rows = graph.add("Reshape", [x, flat], [f"{x}.flat"])
+    stored = graph.add("QuantizeLinear", [rows, scales, zeros], [f"{x}.stored"], axis=0)
+    return graph.add("Reshape", [stored, graph.add("Shape", [x], [f"{x}.shape"])], [f"{x}.uint8"])
+
+
+def _row_scale(x: str) -> str:
+    return f"{x}.row_scale"
 
 
 def _biased(graph: Graph, found: Product) -> Node | None:
     """The addition of a bias to a product; not before Gelu, which takes it itself."""
     add = graph.only_user(found.output, "Add")
     bias = next((i for i in add.input if i != found.output), "") if add is not None else ""
-    fits = bias in graph.weights and graph.weights[bias].shape == (found.width,)
-    if add is None or not fits or graph.only_user(add.output[0], "Gelu") is not None:
+    if add is None or not _is_bias(graph, bias, found.weight.shape[1]) or graph.only_user(add.output[0], "Gelu") is not None:
         return None
     return add
 
