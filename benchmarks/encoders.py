@@ -2,11 +2,11 @@
 
     python benchmarks/encoders.py --work /tmp/encoders --rounds 10
 
-Checkpoints are built and exported once under --work: real weights of EfficientNet-lite0, Moonshine tiny, Whisper base and
-MiniLM, and random ones of SmolVLM-256M's tower (a tile of 512 px) and of ViT-B/16 (224 px). Each contender runs in a
-process of its own, in alternating rounds; in every process each encoder is loaded, run once, and then timed. Printed are
-the medians of the rounds, how many times as fast as fp32 on ONNX Runtime they are, the least cosine of the outputs to
-fp32's, and the bytes of the int8 bundle beside the fp32 one's.
+Checkpoints are built and exported once under --work: real weights of EfficientNet-lite0, Moonshine tiny, Whisper base
+and MiniLM, and random ones of SmolVLM-256M's tower (a tile of 512 px) and of ViT-B/16 (224 px). Each contender runs in
+a process of its own, in alternating rounds; in every process each encoder is loaded, run once, and then timed. Printed
+are the medians of the rounds, how many times as fast as fp32 on ONNX Runtime they are, the least cosine of the outputs
+to fp32's, and the bytes of the int8 bundle beside the fp32 one's.
 """
 
 from __future__ import annotations

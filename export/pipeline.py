@@ -7,7 +7,7 @@ import resource
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -25,13 +25,14 @@ from edgemm.export.locate import located
 from edgemm.export.making import STAGE, Progress, Work, calibration_feeds, graph_in, ready_for_int8, write_bundle
 from edgemm.export.model_plan import ModelPlan
 from edgemm.export.precision import calibration
-from edgemm.export.precision.gated import Judged, judge_speed, judged
+from edgemm.export.precision.gated import Judged, judge_speed, judged, loud, spared
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates, Workshop, settle
 from edgemm.export.precision.report import write_report
-from edgemm.export.precision.sensitivity import Noise, noises
+from edgemm.export.precision.sensitivity import ENOUGH_S, Noise, noises
 
 _TRIAL = ".trial"
 _PROBED = 8  # examples on which the noise of operators is measured
+_LISTENED, _LISTEN_S = 2, 60.0  # the same where no metric decides
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _settle(
     """Let the accuracy gate choose how to quantize, by bundles that are made to be measured."""
     gate = work.gates.accuracy
     if gate is None:
-        return Judged(choice=work.choice)
+        return _spare(work, found, prefixes, partial / STAGE)
     stage, trial = partial / STAGE, partial / _TRIAL
 
     def make(choice: Choice) -> Path:
@@ -197,7 +198,30 @@ def _settle(
     return judged(gate, settled)
 
 
-def _noises(work: Work, stage: Path, own: str, graph: GraphPlan, plan: ModelPlan) -> list[Noise]:
+def _spare(work: Work, found: dict[str, tuple[Checkpoint, ModelPlan]], prefixes: dict[str, str], stage: Path) -> Judged:
+    """Without a metric: what int8 activations alone would disturb loudly is restored."""
+    if work.precision != "int8" or work.choice.restored:
+        return Judged(choice=work.choice)
+    restored: list[Noise] = []
+    for name, (_, plan) in found.items():
+        for graph in plan.graphs:
+            if graph.treatment == "static":
+                own = prefixes[name] + graph.role
+                work.progress(f"listening to {own}", min(1.0, work.done / work.steps))
+                restored += loud(_noises(work, stage, own, graph, plan, _LISTENED, _LISTEN_S))
+    work.choice = replace(work.choice, restored=tuple(restored))
+    return spared(work.choice)
+
+
+def _noises(
+    work: Work,
+    stage: Path,
+    own: str,
+    graph: GraphPlan,
+    plan: ModelPlan,
+    most: int = _PROBED,
+    enough_s: float = ENOUGH_S,
+) -> list[Noise]:
     if work.precision != "int8":
         return []
     whole = onnx.load(stage / "graphs" / f"{own}.onnx")
@@ -207,7 +231,7 @@ def _noises(work: Work, stage: Path, own: str, graph: GraphPlan, plan: ModelPlan
         whole = ready_for_int8(work, graph, plan, whole, work.choice.recipe(own))
     quantized = graph_in(work, stage, own, "", graph, plan, work.precision, {})
     assert isinstance(quantized, onnx.ModelProto)
-    return noises(own, whole, quantized, feeds[:: max(1, len(feeds) // _PROBED)][:_PROBED])
+    return noises(own, whole, quantized, feeds[:: max(1, len(feeds) // most)][:most], enough_s=enough_s)
 
 
 def _write_deep(

@@ -1,8 +1,8 @@
 """SmoothQuant: move the outliers of activations into the weights that follow (Xiao et al., arXiv 2211.10438).
 
 Where a LayerNormalization feeds nothing but matrices, its scale and bias are divided by a factor per channel and the
-matrices' rows multiplied by it. Where it feeds others too, as it does where norms follow the sums, a twin of it may feed
-the matrices. The graph computes what it did; its activations are easier to quantize.
+matrices' rows multiplied by it. Where it feeds others too, as it does where norms follow the sums, a twin of it may
+feed the matrices. The graph computes what it did; its activations are easier to quantize.
 """
 
 from __future__ import annotations

@@ -115,7 +115,9 @@ def quantize_columns(
 
 def _is_matrix(node: onnx.NodeProto, tensor: onnx.TensorProto) -> bool:
     """Whether `node` multiplies by `tensor` as a matrix, or looks up rows of it."""
-    plain = len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= _MIN_WEIGHTS
+    plain = (
+        len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= _MIN_WEIGHTS
+    )
     if node.op_type == "Gather":
         return plain and not any(a.name == "axis" and a.i for a in node.attribute)
     return plain and node.op_type in ("MatMul", "Gemm")

@@ -88,7 +88,13 @@ def _product(graph: Graph, node: Node) -> Product | None:
     values, scales = (graph.weights.get(i) for i in restored.input)
     about, how = attributes(node), attributes(restored)
     turned = bool(about.get("transB", 0))
-    if values is None or scales is None or values.dtype != np.int8 or len(values.shape) != 2 or how.get("block_size", 0):
+    if (
+        values is None
+        or scales is None
+        or values.dtype != np.int8
+        or len(values.shape) != 2
+        or how.get("block_size", 0)
+    ):
         return None
     plain = about.get("alpha", 1.0) == 1.0 and about.get("beta", 1.0) == 1.0 and not about.get("transA", 0)
     axis = 0 if turned else 1
@@ -177,7 +183,11 @@ def _biased(graph: Graph, found: Product) -> Node | None:
     """The addition of a bias to a product; not before Gelu, which takes it itself."""
     add = graph.only_user(found.output, "Add")
     bias = next((i for i in add.input if i != found.output), "") if add is not None else ""
-    if add is None or not _is_bias(graph, bias, found.weight.shape[1]) or graph.only_user(add.output[0], "Gelu") is not None:
+    if (
+        add is None
+        or not _is_bias(graph, bias, found.weight.shape[1])
+        or graph.only_user(add.output[0], "Gelu") is not None
+    ):
         return None
     return add
 
@@ -273,4 +283,3 @@ def _flattened(graph: Graph, name: str) -> str:
         graph.add("Transpose", [name], [f"{name}.turned"], perm=[0, 2, 1, 3])
         graph.add("Reshape", [f"{name}.turned", "heads.flat"], [rows])
     return rows
-
