@@ -48,8 +48,8 @@ def _tokenizer(vocabulary: int, specials: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def smolvlm_256m(path: Path) -> None:
-    """SmolVLM-256M: a ViT-B at 512 px, a decoder of 30 layers, untied as published."""
+def smolvlm_256m(path: Path, layers: int = 30) -> None:
+    """SmolVLM-256M: a ViT-B at 512 px, a decoder of 30 `layers`, untied as published."""
     import torch
     from transformers import GenerationConfig, PreTrainedTokenizerFast, SmolVLMConfig, SmolVLMForConditionalGeneration
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
@@ -60,7 +60,7 @@ def smolvlm_256m(path: Path) -> None:
     ids = {name: tokenizer.token_to_id(name) for name in specials}
     text = {
         "model_type": "llama", "vocab_size": 49_280, "hidden_size": 576, "intermediate_size": 1536,
-        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
+        "num_hidden_layers": layers, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
         "max_position_embeddings": 8192, "rope_theta": 100_000.0, "bos_token_id": ids["<|im_start|>"],
         "eos_token_id": ids["<end_of_utterance>"], "pad_token_id": ids["<|im_start|>"],
     }  # fmt: skip

@@ -51,6 +51,7 @@ _DTYPES = {
 }
 _RECIPES = {
     "static": "int8 QDQ, symmetric, weights per channel, activations per tensor, smoothed",
+    "dynamic": "int8 weights, symmetric, per channel, tables per row, smoothed",
     "weight_only": "int8 weights, symmetric, blocks of 32",
     "as_is": "as it is",
 }
@@ -228,7 +229,7 @@ def manifest(
 def _recipe(plan: GraphPlan, precision: Precision, calibrated: bool) -> str:
     if precision == "int4":
         return _INT4 + _ROUNDED[calibrated]
-    if precision == "int8" and plan.treatment == "weight_only" and calibrated:
+    if precision == "int8" and plan.treatment in ("weight_only", "dynamic") and calibrated:
         return f"{_RECIPES[plan.treatment]}; rounded {_ROUNDED[True]}"
     return _RECIPES[plan.treatment] if precision == "int8" else precision
 

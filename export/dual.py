@@ -90,7 +90,7 @@ def text_plan(
         trace=sizes(2, 5),
         checks=(sizes(1, 3), sizes(1, longest), sizes(3, 7)),
         make=make,
-        treatment="weight_only",
+        treatment="dynamic",
     )
 
 

@@ -26,7 +26,7 @@ IR_VERSION = 10
 
 Sizes = Mapping[str, int]
 Feeds = dict[str, torch.Tensor]
-Treatment = Literal["static", "weight_only", "as_is"]
+Treatment = Literal["static", "dynamic", "weight_only", "as_is"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class GraphPlan:
 
     `ranges` gives (min, opt, max) of every symbolic dimension. `trace` and `checks` are sizes to trace and to check
     at. `make` turns sizes and a seed into inputs; ports that it leaves out are drawn at random. `treatment` says what
-    `--int8` does: `static` (weights and activations), `weight_only`, or `as_is`; operators in
+    `--int8` does: `static` (weights and activations), `dynamic` (weights by output channel, smoothed, so that runtimes
+    may quantize activations as they come), `weight_only` (in blocks), or `as_is`; operators in
     `half_ops`, and those of the submodules `float_modules` ("model.decoder"), keep their weights in fp16 instead.
     Rows along axis 1 of `unordered` outputs may come in any order (queries that are picked by score). `build` writes
     the graph by hand where the exporter has no good form for it.

@@ -18,17 +18,23 @@ from edgemm.export.graph import GraphPlan, traced
 from edgemm.export.half import half_plan
 from edgemm.export.model_plan import Example, ModelPlan, ReadyGraph
 from edgemm.export.precision import calibration
-from edgemm.export.precision.compensation import quantize_compensated
+from edgemm.export.precision.compensation import compensated_int8
 from edgemm.export.precision.decoder_inputs import DecoderInputs, examples_for
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates
 from edgemm.export.precision.int4 import precision_of, quantize_int4
-from edgemm.export.precision.static import quantize_static_int8
-from edgemm.export.precision.weights import quantize_weights
+from edgemm.export.precision.recipe import Recipe
+from edgemm.export.precision.smooth import TWIN_ALPHA, smooth
+from edgemm.export.precision.static import quantize_static_int8, smoothed
+from edgemm.export.precision.weights import quantize_columns, quantize_weights
 from edgemm.export.store import GraphStore, Stored
 from edgemm.export.traced import Traced
 from edgemm.export.verify import check_component
 
 Progress = Callable[[str, float], None]
+_ROUNDED = {"weight_only": quantize_weights, "dynamic": quantize_columns}
+"""Treatments that leave activations alone."""
+
+_DRAWN = 16  # inputs, where a graph is smoothed without examples
 STAGE = ".fp32"
 """Where the bundle in fp32 stands in the one that is made from it."""
 
@@ -124,16 +130,37 @@ def graph_in(
         inputs = DecoderInputs(stage, model, plan.tasks[0], examples)
         return _int4(work, own, whole, graph, inputs, recipe.restored, used)
     feeds = calibration_feeds(work, plan, graph.role)
-    if graph.treatment == "weight_only" and not feeds:
-        return quantize_weights(whole, graph.half_ops, recipe.restored)
+    if graph.treatment == "dynamic":
+        whole = ready_for_int8(work, graph, plan, whole, recipe)
+    if graph.treatment in _ROUNDED and not feeds:
+        return _ROUNDED[graph.treatment](whole, graph.half_ops, recipe.restored)
     used[own] = Calibration(
         n=len(feeds),
         sha256=calibration.digest(work.examples),
         what=", ".join(feeds[0]) if feeds else "",
     )
-    if graph.treatment == "weight_only":
-        return quantize_compensated(whole, graph.half_ops, recipe.restored, feeds)
+    if graph.treatment in _ROUNDED:
+        columns = graph.treatment == "dynamic"
+        made = compensated_int8(whole, graph.half_ops, recipe.restored, feeds, columns=columns)
+        return _ROUNDED[graph.treatment](whole, graph.half_ops, recipe.restored, made)
     return quantize_static_int8(whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules, recipe=recipe)
+
+
+def ready_for_int8(
+    work: Work, graph: GraphPlan, plan: ModelPlan, whole: onnx.ModelProto, recipe: Recipe
+) -> onnx.ModelProto:
+    """What of the floating-point graph `whole` is rounded: smoothed, unless its weights are rounded in blocks.
+
+    Where no example is for a `dynamic` graph, drawn inputs will do: they only choose between graphs that compute the
+    same, and clip nothing.
+    """
+    if graph.treatment == "static":
+        return smoothed(whole, calibration_feeds(work, plan, graph.role), recipe)
+    if graph.treatment != "dynamic" or not recipe.smooth:
+        return whole
+    feeds = calibration_feeds(work, plan, graph.role)
+    drawn = ({k: v.numpy() for k, v in graph.feeds(graph.trace, seed).items()} for seed in range(_DRAWN))
+    return smooth(whole, feeds or list(drawn), alpha=TWIN_ALPHA, twins=True)
 
 
 def _int4(

@@ -7,7 +7,7 @@ import resource
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -22,18 +22,18 @@ from edgemm.export.foreign import foreign
 from edgemm.export.foreign_plan import foreign_plan
 from edgemm.export.graph import GraphPlan
 from edgemm.export.locate import located
-from edgemm.export.making import STAGE, Progress, Work, calibration_feeds, graph_in, write_bundle
+from edgemm.export.making import STAGE, Progress, Work, calibration_feeds, graph_in, ready_for_int8, write_bundle
 from edgemm.export.model_plan import ModelPlan
 from edgemm.export.precision import calibration
-from edgemm.export.precision.gated import Judged, judge_speed, judged
+from edgemm.export.precision.gated import Judged, judge_speed, judged, loud, spared
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates, Workshop, settle
 from edgemm.export.precision.int4 import precision_of
 from edgemm.export.precision.report import write_report
-from edgemm.export.precision.sensitivity import Noise, noises
-from edgemm.export.precision.static import smoothed
+from edgemm.export.precision.sensitivity import ENOUGH_S, Noise, noises
 
 _TRIAL = ".trial"
 _PROBED = 8  # examples on which the noise of operators is measured
+_LISTENED, _LISTEN_S = 2, 60.0  # the same where no metric decides
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _settle(
     """Let the accuracy gate choose how to quantize, by bundles that are made to be measured."""
     gate = work.gates.accuracy
     if gate is None:
-        return Judged(choice=work.choice)
+        return _spare(work, found, prefixes, partial / STAGE)
     stage, trial = partial / STAGE, partial / _TRIAL
 
     def make(choice: Choice) -> Path:
@@ -199,18 +199,42 @@ def _settle(
     return judged(gate, settled)
 
 
-def _noises(work: Work, stage: Path, own: str, model: str, graph: GraphPlan, plan: ModelPlan) -> list[Noise]:
+def _spare(work: Work, found: dict[str, tuple[Checkpoint, ModelPlan]], prefixes: dict[str, str], stage: Path) -> Judged:
+    """Without a metric: what int8 activations alone would disturb loudly is restored."""
+    if work.precision != "int8" or work.choice.restored:
+        return Judged(choice=work.choice)
+    restored: list[Noise] = []
+    for name, (_, plan) in found.items():
+        for graph in plan.graphs:
+            if graph.treatment == "static":
+                own = prefixes[name] + graph.role
+                work.progress(f"listening to {own}", min(1.0, work.done / work.steps))
+                restored += loud(_noises(work, stage, own, name, graph, plan, _LISTENED, _LISTEN_S))
+    work.choice = replace(work.choice, restored=tuple(restored))
+    return spared(work.choice)
+
+
+def _noises(
+    work: Work,
+    stage: Path,
+    own: str,
+    model: str,
+    graph: GraphPlan,
+    plan: ModelPlan,
+    most: int = _PROBED,
+    enough_s: float = ENOUGH_S,
+) -> list[Noise]:
     if work.precision == "fp16":
         return []
     whole = onnx.load(stage / "graphs" / f"{own}.onnx")
     feeds: list[describe.Feeds] = [{k: v.numpy() for k, v in graph.feeds(graph.trace).items()}]
-    if graph.treatment == "static":
-        feeds = calibration_feeds(work, plan, graph.role)
-        whole = smoothed(whole, feeds, work.choice.recipe(own))
+    if graph.treatment in ("static", "dynamic"):
+        feeds = calibration_feeds(work, plan, graph.role) or feeds
+        whole = ready_for_int8(work, graph, plan, whole, work.choice.recipe(own))
     quantized = graph_in(work, stage, own, model, graph, plan, precision_of(graph.role, work.precision), {})
     assert isinstance(quantized, onnx.ModelProto)
     feeds = work.seen.pop(own, feeds)
-    return noises(own, whole, quantized, feeds[:: max(1, len(feeds) // _PROBED)][:_PROBED])
+    return noises(own, whole, quantized, feeds[:: max(1, len(feeds) // most)][:most], enough_s=enough_s)
 
 
 def _write_deep(

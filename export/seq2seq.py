@@ -213,7 +213,7 @@ def text_encoder_plan(
         trace={"batch": 2, "source": 5},
         checks=({"batch": 1, "source": 1}, {"batch": 1, "source": 7}, {"batch": 3, "source": 4}),
         make=make,
-        treatment="weight_only",
+        treatment="dynamic",
     )
 
 

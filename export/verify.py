@@ -87,7 +87,8 @@ def check_component(
     """
     tolerance = TOLERANCES[precision]
     session = registry.module(runtime).load_session(
-        path, SessionOptions(int8_weights=precision in ("int8", "int4") and plan.treatment == "weight_only")
+        path,
+        SessionOptions(int8_weights=precision in ("int8", "int4") and plan.treatment in ("weight_only", "dynamic")),
     )
     done: list[_Case] = []
     worst, cosine = 0.0, 1.0

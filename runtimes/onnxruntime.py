@@ -7,6 +7,7 @@ next one, so no cache crosses into numpy between tokens.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,14 @@ class OrtValueHandle:
 
 
 class OrtSession:
-    """See `edgemm.runtimes.base.Session`."""
+    """See `edgemm.runtimes.base.Session`.
 
-    def __init__(self, path: Path, options: SessionOptions) -> None:
+    `form` is `portable` or `lowered`; `reason` says why the graph was not lowered, where that was wanted.
+    """
+
+    def __init__(self, path: Path, options: SessionOptions, *, form: str = "portable", reason: str = "") -> None:
         self._session = _load(path, options)
+        self.form, self.reason = form, reason
         self._run_options: Any = None
         self.inputs = _ports(self._session.get_inputs())
         self.outputs = _ports(self._session.get_outputs())
@@ -257,8 +262,23 @@ class OrtDecoder:
 
 
 def load_session(path: Path, options: SessionOptions) -> OrtSession:
-    """Load a stateless graph."""
-    return OrtSession(path, options)
+    """Load a stateless graph.
+
+    Unless `options.exact`, one with int8 weights is lowered to the form that is fastest here
+    (`edgemm.runtimes.lowering.encoder`); the session's `form` and `reason` say what was done.
+    """
+    if options.keeps_numbers or options.device != "CPU":
+        return OrtSession(path, options)
+    from edgemm.runtimes.lowering.cache import lowered_encoder
+
+    found = lowered_encoder(path)
+    if found.path is None:
+        return OrtSession(path, options, reason=found.reason)
+    try:
+        # What int8 is left is in storage only: it is dequantized once, at load.
+        return OrtSession(found.path, replace(options, exact=True, int8_weights=True), form="lowered")
+    except BundleError as error:
+        return OrtSession(path, options, reason=error.message)
 
 
 def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> Decoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from edgemm.export.precision.ranges import Feeds, observed
 from edgemm.export.precision.recipe import key
 from edgemm.export.precision.rounding import block_of, compensated, factor_of, plain
-from edgemm.export.precision.weights import BlockedWeight, constant_matrix, quantize_weights
+from edgemm.export.precision.weights import BlockedWeight, constant_matrix
 
 _LOGITS = "logits"
 # What may stand between the head and the logits.
@@ -36,16 +36,27 @@ class Site:
     operators: tuple[str, ...]
 
 
-def quantize_compensated(
-    model: onnx.ModelProto, half_ops: tuple[str, ...], restored: frozenset[str], examples: Sequence[Feeds]
-) -> onnx.ModelProto:
-    """`quantize_weights`, with int8 matrices rounded so that the graph loses least on `examples`."""
+def compensated_int8(
+    model: onnx.ModelProto,
+    half_ops: tuple[str, ...],
+    restored: frozenset[str],
+    examples: Sequence[Feeds],
+    *,
+    columns: bool,
+) -> dict[str, BlockedWeight]:
+    """int8 matrices, by name, rounded so that the graph loses least on `examples`: in blocks, or with one step a column.
+
+    Those of the operators `restored` (by `key`) are left out.
+    """
 
     def moments_of(names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         return moments(model, names, examples)
 
+    rows = {t.name: int(t.dims[0]) for t in model.graph.initializer if t.dims}
     found = [site for site in sites(model, half_ops) if not restored.intersection(site.operators)]
-    return quantize_weights(model, half_ops, restored, rounded(model, found, moments_of, bits=8))
+    if columns:
+        found = [replace(site, block=rows[site.weight]) for site in found]
+    return rounded(model, found, moments_of, bits=8)
 
 
 def moments(model: onnx.ModelProto, names: Sequence[str], examples: Sequence[Feeds]) -> dict[str, NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from edgemm.export.precision.gates import (
     gate_check,
     notes,
 )
+from edgemm.export.precision.sensitivity import Noise, loudest_first
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,27 @@ class Judged:
 
 
 UNJUDGED = Judged()
+LOUD_DB, MOST_LOUD = 30.0, 1 / 8
+"""Operators that leave less signal over noise in the outputs are loud; no more than this share of them is restored."""
+
+
+def loud(noises: Sequence[Noise]) -> list[Noise]:
+    """Those of one component that are restored where no metric decides, `noises` being all that it has.
+
+    With EfficientNet-lite0 three of 49, and no picture that fp32 is sure of is named otherwise; with Whisper base one
+    of 48, which has most of all the noise.
+    """
+    found = [n for n in loudest_first(noises) if n.output_db is not None and n.output_db < LOUD_DB]
+    return found[: int(MOST_LOUD * len(noises))]
+
+
+def spared(choice: Choice) -> Judged:
+    """The outcome where loud operators were restored without a metric."""
+    reason = "weights in fp16: int8 here alone leaves {:.1f} dB of signal over noise in the outputs"
+    restored = tuple(
+        NodeNote(component=n.component, node=n.node, reason=reason.format(n.output_db)) for n in choice.restored
+    )
+    return Judged(choice, restored=restored)
 
 
 def judged(gate: AccuracyGate, settled: Settled) -> Judged:

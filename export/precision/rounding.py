@@ -45,9 +45,12 @@ def compensated(weight: NDArray[np.float32], factor: Floats, block: int, bits: i
     importance = 1 / np.diag(factor) ** 2
     values = np.empty((rows, columns), np.int8)
     scales = np.empty((rows // block, columns), np.float32)
-    for start in range(0, rows, block):
-        inside, after = slice(start, start + block), slice(start + block, rows)
-        step = scales[start // block] = _scales(left[None, inside], importance[None, inside], bits)[0]
+    stride = min(block, BLOCKS[0])
+    for start in range(0, rows, stride):
+        inside, after = slice(start, start + stride), slice(start + stride, rows)
+        if start % block == 0:
+            whole = slice(start, start + block)
+            step = scales[start // block] = _scales(left[None, whole], importance[None, whole], bits)[0]
         errors = _round_block(left[inside], step, factor[inside, inside], values[inside], bits)
         left[after] -= factor[inside, after].T @ errors
     return BlockedWeight(values, scales, block, bits)

@@ -27,7 +27,7 @@ from edgemm.export.precision.recipe import key
 
 _SIGNAL, _NOISE, _CHOSEN = ".edgemm_signal", ".edgemm_noise", "edgemm_chosen"
 _LOUDEST_DB = 120.0
-_ENOUGH_S, _FEW = 20.0, 4
+ENOUGH_S, _FEW = 20.0, 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def noises(
     quantized: onnx.ModelProto,
     examples: Sequence[Feeds],
     *,
-    enough_s: float = _ENOUGH_S,
+    enough_s: float = ENOUGH_S,
 ) -> list[Noise]:
     """The noise of every quantized operator, in the order of `loudest_first`.
 

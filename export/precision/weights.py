@@ -84,6 +84,72 @@ def quantize_weights(
     return out
 
 
+def quantize_columns(
+    model: onnx.ModelProto,
+    half_ops: tuple[str, ...] = (),
+    restored: frozenset[str] = frozenset(),
+    rounded: Mapping[str, BlockedWeight] | None = None,
+) -> onnx.ModelProto:
+    """Replace the constant matrices of MatMul and Gemm by int8 per output channel, and tables by int8 per row.
+
+    An integer product needs one scale a column; the rest as in `quantize_weights`.
+    """
+    rounded = rounded or {}
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    graph = out.graph
+    weights = {t.name: t for t in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    done: set[str] = set()
+    for node in graph.node:
+        position = {"Gather": 0}.get(node.op_type, 1)
+        tensor = weights.get(node.input[position]) if len(node.input) > position else None
+        if tensor is not None and node.op_type in half_ops:
+            nodes += [*halved_weight(graph, node, tensor, done), node]
+        elif tensor is None or not _is_matrix(node, tensor):
+            nodes.append(node)
+        elif key(node) in restored:
+            nodes += [*halved_weight(graph, node, tensor, done), node]
+        elif node.op_type == "Gather":
+            nodes += _gathered_rows(graph, node, tensor, done)
+        else:
+            nodes += [*dequantized_channels(graph, node, tensor, done, rounded.get(tensor.name)), node]
+    keep_used(graph, nodes)
+    return out
+
+
+def _is_matrix(node: onnx.NodeProto, tensor: onnx.TensorProto) -> bool:
+    """Whether `node` multiplies by `tensor` as a matrix, or looks up rows of it."""
+    plain = (
+        len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= _MIN_WEIGHTS
+    )
+    if node.op_type == "Gather":
+        return plain and not any(a.name == "axis" and a.i for a in node.attribute)
+    return plain and node.op_type in ("MatMul", "Gemm")
+
+
+def _gathered_rows(
+    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
+) -> list[onnx.NodeProto]:
+    """Gather int8 rows and their scales, and multiply."""
+    values, scales = f"{tensor.name}.rows", f"{tensor.name}.row_scales"
+    if tensor.name not in done:
+        done.add(tensor.name)
+        array = numpy_helper.to_array(tensor)
+        steps = np.abs(array).max(1, keepdims=True) / 127
+        steps = np.where(steps == 0, 1.0, steps).astype(np.float32)
+        rounded = np.clip(np.rint(array / steps), -127, 127).astype(np.int8)
+        graph.initializer.append(numpy_helper.from_array(rounded, values))
+        graph.initializer.append(numpy_helper.from_array(steps, scales))
+    name, ids = node.output[0], node.input[1]
+    return [
+        helper.make_node("Gather", [values, ids], [f"{name}.int8"], axis=0),
+        helper.make_node("Cast", [f"{name}.int8"], [f"{name}.cast"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Gather", [scales, ids], [f"{name}.scales"], axis=0),
+        helper.make_node("Mul", [f"{name}.cast", f"{name}.scales"], [name]),
+    ]
+
+
 def constant_matrix(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> str | None:
     """The name of the matrix that `node` multiplies by or looks up in, where blocks of it can be stored."""
     position = {"MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
@@ -161,7 +227,11 @@ def _raise_opset(model: onnx.ModelProto, version: int) -> None:
 
 
 def dequantized_channels(
-    graph: onnx.GraphProto, node: onnx.NodeProto, tensor: onnx.TensorProto, done: set[str]
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    tensor: onnx.TensorProto,
+    done: set[str],
+    rounded: BlockedWeight | None = None,
 ) -> list[onnx.NodeProto]:
     """Store `node`'s weight as symmetric int8 per output channel; return the DequantizeLinear that it now reads."""
     output = f"{tensor.name}.dequantized"
@@ -172,9 +242,12 @@ def dequantized_channels(
     array = numpy_helper.to_array(tensor).astype(np.float32)
     axis = _output_axis(node)
     others = tuple(i for i in range(array.ndim) if i != axis)
-    scales = np.abs(array).max(others, keepdims=True) / 127
-    scales = np.where(scales == 0, 1.0, scales).astype(np.float32)
-    values = np.clip(np.rint(array / scales), -127, 127).astype(np.int8)
+    if rounded is not None:
+        values, scales = rounded.values, rounded.scales
+    else:
+        scales = np.abs(array).max(others, keepdims=True) / 127
+        scales = np.where(scales == 0, 1.0, scales).astype(np.float32)
+        values = np.clip(np.rint(array / scales), -127, 127).astype(np.int8)
     names = [f"{tensor.name}.int8", f"{tensor.name}.scale"]
     graph.initializer.append(numpy_helper.from_array(values, names[0]))
     graph.initializer.append(numpy_helper.from_array(scales.ravel(), names[1]))

@@ -8,20 +8,20 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from edgemm.bundle.files import cache_dir, sha256_of, write_atomically
 from edgemm.errors import StorageError
 from edgemm.runtimes.base import StatePort
-from edgemm.runtimes.lowering.graph import Unrecognised
+from edgemm.runtimes.lowering.graph import Graph, Unrecognised
 
-FORM = 1
-"""Raised whenever the rewriter writes another graph for the same input."""
+FORM, ENCODER_FORM = 1, 1
+"""Raised whenever the rewriter of decoders, or of encoders, writes another graph for the same input."""
 
 _LISTING = "lowered.json"
-_GRAPH = "decoder.onnx"
 _RACY_S = 2.0
 
 
@@ -35,24 +35,46 @@ class Lowered:
 
 def lowered_decoder(path: Path, states: Sequence[StatePort], capacity: int) -> Lowered:
     """The lowered form of the decoder graph at `path`, from the cache where it lies there whole."""
+
+    def make() -> Graph:
+        from edgemm.runtimes.lowering.onnxruntime_decoder import lower
+
+        return lower(path, states, capacity)
+
+    about = {"form": FORM, "capacity": capacity, "states": [asdict(s) for s in states]}
+    return _lowered(path, about, "decoder", make)
+
+
+def lowered_encoder(path: Path) -> Lowered:
+    """The lowered form of the stateless graph at `path`, from the cache where it lies there whole."""
+
+    def make() -> Graph:
+        from edgemm.runtimes.lowering.encoder import lower
+
+        return lower(path)
+
+    return _lowered(path, {"encoder_form": ENCODER_FORM}, "encoder", make)
+
+
+def _lowered(path: Path, about: Mapping[str, Any], name: str, make: Callable[[], Graph]) -> Lowered:
     try:
         import onnx  # noqa: F401
     except ImportError as error:
         return Lowered(None, f"onnx cannot be loaded: {error}")
     try:
-        target = cache_dir("lowered", _key(path, states, capacity))
+        target = cache_dir("lowered", _key(path, about))
         if not _whole(target):
-            _make(target, path, states, capacity)
+            _make(target, name, make)
     except Unrecognised as error:
         return Lowered(None, f"the graph is not recognised: {error}")
     except (LookupError, ValueError) as error:
         return Lowered(None, f"the graph is not recognised: {type(error).__name__}: {error}")
     except (OSError, StorageError) as error:
         return Lowered(None, f"the lowered graph cannot be kept: {error}")
-    return Lowered(target / _GRAPH)
+    return Lowered(target / f"{name}.onnx")
 
 
-def _key(path: Path, states: Sequence[StatePort], capacity: int) -> str:
+def _key(path: Path, about: Mapping[str, Any]) -> str:
     """Hash of the graph, of every weight that it reads, and of what it is lowered for."""
     import onnx
     from onnx.external_data_helper import ExternalDataInfo
@@ -60,14 +82,12 @@ def _key(path: Path, states: Sequence[StatePort], capacity: int) -> str:
     text = path.read_bytes()
     tensors = onnx.load_from_string(text).graph.initializer
     files = {ExternalDataInfo(t).location for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL}
-    about = {
-        "form": FORM,
-        "capacity": capacity,
-        "states": [asdict(s) for s in states],
+    whole = {
+        **about,
         "graph": hashlib.sha256(text).hexdigest(),
         "weights": {f: content_hash(path.parent / f) for f in sorted(files)},
     }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 def content_hash(path: Path) -> str:
@@ -96,15 +116,15 @@ def _whole(target: Path) -> bool:
         return False
 
 
-def _make(target: Path, path: Path, states: Sequence[StatePort], capacity: int) -> None:
+def _make(target: Path, name: str, make: Callable[[], Graph]) -> None:
     """Lower beside `target` and rename. Another process may do the same meanwhile: either result will do."""
-    from edgemm.runtimes.lowering.onnxruntime_decoder import lower, save
+    from edgemm.runtimes.lowering.onnxruntime_decoder import save
 
-    graph = lower(path, states, capacity)
+    graph = make()
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
-        save(graph, partial, Path(_GRAPH).stem)
+        save(graph, partial, name)
         listing = {p.name: sha256_of(p) for p in sorted(partial.iterdir())}
         (partial / _LISTING).write_text(json.dumps(listing))
         shutil.rmtree(target, ignore_errors=True)
