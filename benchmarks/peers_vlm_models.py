@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = 2
 TORCH = ("torch", "torchvision", "pillow", "num2words")
 # What each environment holds. SmolVLM is refused by optimum-intel's exporter with a later transformers.
 PEERS = {
@@ -155,9 +154,6 @@ def _genai(work: Path, place: Path, precision: str) -> None:
     command += ["-i", work / "llama", "-o", place, "-p", precision, "-e", "cpu", "-c", work / "genai-cache"]
     extra = ("block_size=32", "accuracy_level=4", "prune_lm_head=true", "hf_token=false")
     _run([*command, "--extra_options", *extra])
-    config = json.loads((place / "genai_config.json").read_text())
-    config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = THREADS
-    (place / "genai_config.json").write_text(json.dumps(config, indent=1))
 
 
 def _optimum(work: Path, place: Path) -> None:
