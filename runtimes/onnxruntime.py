@@ -52,9 +52,10 @@ def _ort() -> Any:
     return onnxruntime
 
 
-def _load(path: Path, options: SessionOptions) -> Any:
+def _load(path: Path, options: SessionOptions, *, plans_memory: bool) -> Any:
     ort = _ort()
     settings = ort.SessionOptions()
+    settings.enable_mem_pattern = plans_memory
     settings.log_severity_level = 3
     settings.intra_op_num_threads = options.threads
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spin else "0")
@@ -102,11 +103,20 @@ class OrtValueHandle:
 class OrtSession:
     """See `edgemm.runtimes.base.Session`.
 
-    `form` is `portable` or `lowered`; `reason` says why the graph was not lowered, where that was wanted.
+    `form` is `portable` or `lowered`; `reason` says why the graph was not lowered, where that was wanted. With
+    `plans_memory` one block for all that a run computes is planned and kept, for each size of the inputs.
     """
 
-    def __init__(self, path: Path, options: SessionOptions, *, form: str = "portable", reason: str = "") -> None:
-        self._session = _load(path, options)
+    def __init__(
+        self,
+        path: Path,
+        options: SessionOptions,
+        *,
+        plans_memory: bool = True,
+        form: str = "portable",
+        reason: str = "",
+    ) -> None:
+        self._session = _load(path, options, plans_memory=plans_memory)
         self.form, self.reason = form, reason
         self._run_options: Any = None
         self.inputs = _ports(self._session.get_inputs())
@@ -262,23 +272,24 @@ class OrtDecoder:
 
 
 def load_session(path: Path, options: SessionOptions) -> OrtSession:
-    """Load a stateless graph.
+    """Load a stateless graph. Its activations are large beside its calls: a plan costs 115 MB for a ViT-B at 512 px.
 
     Unless `options.exact`, one with int8 weights is lowered to the form that is fastest here
     (`edgemm.runtimes.lowering.encoder`); the session's `form` and `reason` say what was done.
     """
     if options.keeps_numbers or options.device != "CPU":
-        return OrtSession(path, options)
+        return OrtSession(path, options, plans_memory=False)
     from edgemm.runtimes.lowering.cache import lowered_encoder
 
     found = lowered_encoder(path)
     if found.path is None:
-        return OrtSession(path, options, reason=found.reason)
+        return OrtSession(path, options, plans_memory=False, reason=found.reason)
     try:
         # What int8 is left is in storage only: it is dequantized once, at load.
-        return OrtSession(found.path, replace(options, exact=True, int8_weights=True), form="lowered")
+        stored = replace(options, exact=True, int8_weights=True)
+        return OrtSession(found.path, stored, plans_memory=False, form="lowered")
     except BundleError as error:
-        return OrtSession(path, options, reason=error.message)
+        return OrtSession(path, options, plans_memory=False, reason=error.message)
 
 
 def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> Decoder:

@@ -235,3 +235,10 @@ def test_decoders_fulfil_the_protocol(runtime):
     assert decoder.length == 0
     decoder.cancel()
     decoder.close()
+
+
+def test_a_stateless_graph_on_onnxruntime_keeps_no_plan_of_its_activations():
+    path = exported("moonshine").bundle / "graphs" / "audio_encoder.onnx"
+    one = registry.module("onnxruntime").load_session(path, EXACT)
+    assert not one._session.get_session_options().enable_mem_pattern
+    one.close()
