@@ -110,10 +110,25 @@ def _prepare(work: Path, names: list[str]) -> None:
             target = work / f"{_name(name)}-{precision}"
             if not target.is_dir():
                 print(f"exporting {_name(name)} in {precision}", flush=True)
-                export(checkpoint, target, precision=precision, calibrate_on=[CLIP] if precision == "int8" else ())
+                data = CLIP if ENCODERS[name].real else _few(work / "few")
+                export(checkpoint, target, precision=precision, calibrate_on=[data] if precision == "int8" else ())
         feeds = work / f"{name}.npz"
         if not feeds.is_file():
             np.savez(feeds, **_feeds(checkpoint, ENCODERS[name]))
+
+
+def _few(folder: Path) -> Path:
+    """Four frames of the sample clip: random weights need no more."""
+    import cv2
+
+    from edgemm.processing.media import iter_video
+
+    if not folder.is_dir():
+        folder.mkdir()
+        frames = [frame.image for frame in iter_video(CLIP / "clip.mp4")]
+        for number, image in enumerate(frames[:: len(frames) // 4][:4]):
+            cv2.imwrite(str(folder / f"{number}.png"), image[..., ::-1])
+    return folder
 
 
 def _feeds(checkpoint: Path, encoder: Encoder) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from edgemm.bundle.manifest import SpeedCheck
 from edgemm.bundle.opening import open_bundle
 from edgemm.errors import CheckFailed, InputError
 from edgemm.export.pipeline import export
-from edgemm.export.precision import sensitivity
+from edgemm.export.precision import gated, sensitivity
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, AccuracyGate, Choice, Gates, SpeedGate, Workshop, settle
 from edgemm.export.precision.ranges import METHODS, clip_limits
 from edgemm.export.precision.recipe import Recipe
@@ -29,7 +29,16 @@ def int8(target: Path, asked: Gates = NO_GATES, choice: Choice = AS_USUAL):
     return export(planted(), target, precision="int8", calibrate_on=[calibration_folder()], gates=asked, choice=choice)
 
 
-def test_without_a_gate_the_planted_layer_is_noticed(tmp_path):
+def test_without_a_gate_the_planted_layer_is_restored(tmp_path):
+    manifest = int8(tmp_path / "bundle").manifest
+    (note,) = manifest.quantization.restored
+    assert LAYER in note.node
+    assert "dB" in note.reason
+    assert manifest.checks.gate is None
+
+
+def test_what_is_too_loud_and_not_restored_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(gated, "LOUD_DB", -np.inf)
     with pytest.raises(CheckFailed, match="differs from the original") as refused:
         int8(tmp_path / "bundle")
     assert "--data" in refused.value.hint
