@@ -44,7 +44,7 @@ def compensated_int8(
     *,
     columns: bool,
 ) -> dict[str, BlockedWeight]:
-    """int8 matrices, by name, rounded so that the graph loses least on `examples`: in blocks, or with one step a column.
+    """int8 matrices, by name, rounded so that `examples` lose least: in blocks, or with one step a column.
 
     Those of the operators `restored` (by `key`) are left out.
     """
