@@ -181,7 +181,7 @@ class Llama:
 
     def reset(self) -> None:
         self.model.reset()
-        self.model._ctx.memory_clear(True)
+        self.cpp.llama_memory_clear(self.cpp.llama_get_memory(self.model._ctx.ctx), True)
 
     def read(self, ids: list[int]) -> int:
         self.model.eval(ids)
