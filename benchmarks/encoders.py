@@ -27,7 +27,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT / "samples" / "clip"
 THREADS = 2
-ENOUGH_S, MOST_CALLS = 0.8, 50
+ENOUGH_S, MOST_CALLS = 0.5, 50
 BASE = "ort-fp32"
 # name: (runtime, precision, exact)
 CONTENDERS: dict[str, tuple[str, str, bool | None]] = {

@@ -73,8 +73,8 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         model_type=MODEL_TYPE,
         tasks=TASKS,
         graphs=(
-            # Rounded activations grow to other words here: with them two runtimes differed in 2.3 % of words,
-            # with int8 weights alone in none (docs/PERFORMANCE.md).
+            # One step for all activations gives other words: with it two runtimes differed in 2.3 % of words, with
+            # int8 weights alone in none (docs/PERFORMANCE.md). A runtime may round them row by row.
             audio_encoder_plan(
                 encoder,
                 projections,
