@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import edgemm
 from edgemm.bundle.files import sha256_of
 from edgemm.bundle.manifest import (
+    SMALL,
     Calibration,
     Checks,
     Component,
@@ -218,7 +219,7 @@ def manifest(
         quantization=Quantization(
             recipe=recipe,
             calibration=calibrated,
-            excluded=tuple(excluded) if precision in ("int8", "int4") else (),
+            excluded=tuple(excluded) if precision in SMALL else (),
         ),
         files=file_entries(directory),
     )
@@ -229,7 +230,7 @@ def manifest(
 def _recipe(plan: GraphPlan, precision: Precision, calibrated: bool) -> str:
     if precision == "int4":
         return _INT4 + _ROUNDED[calibrated]
-    if precision == "int8" and plan.treatment in ("weight_only", "dynamic") and calibrated:
+    if precision == "int8" and plan.weights_alone and calibrated:
         return f"{_RECIPES[plan.treatment]}; rounded {_ROUNDED[True]}"
     return _RECIPES[plan.treatment] if precision == "int8" else precision
 

@@ -75,6 +75,11 @@ class GraphPlan:
     unordered: bool = False
     build: Callable[[], Traced] | None = None
 
+    @property
+    def weights_alone(self) -> bool:
+        """Whether `--int8` leaves its activations as they are."""
+        return self.treatment in ("dynamic", "weight_only")
+
     def feeds(self, sizes: Sizes, seed: int = 0) -> Feeds:
         """Inputs of the given sizes, in the order of `inputs`."""
         rng = torch.Generator().manual_seed(seed)

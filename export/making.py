@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,9 +31,6 @@ from edgemm.export.traced import Traced
 from edgemm.export.verify import check_component
 
 Progress = Callable[[str, float], None]
-_ROUNDED = {"weight_only": quantize_weights, "dynamic": quantize_columns}
-"""Treatments that leave activations alone."""
-
 _DRAWN = 16  # inputs, where a graph is smoothed without examples
 STAGE = ".fp32"
 """Where the bundle in fp32 stands in the one that is made from it."""
@@ -130,24 +127,25 @@ def graph_in(
         inputs = DecoderInputs(stage, model, plan.tasks[0], examples)
         return _int4(work, own, whole, graph, inputs, recipe.restored, used)
     feeds = calibration_feeds(work, plan, graph.role)
-    if graph.treatment == "dynamic":
-        whole = ready_for_int8(work, graph, plan, whole, recipe)
-    if graph.treatment in _ROUNDED and not feeds:
-        return _ROUNDED[graph.treatment](whole, graph.half_ops, recipe.restored)
-    used[own] = Calibration(
-        n=len(feeds),
-        sha256=calibration.digest(work.examples),
-        what=", ".join(feeds[0]) if feeds else "",
-    )
-    if graph.treatment in _ROUNDED:
-        columns = graph.treatment == "dynamic"
-        made = compensated_int8(whole, graph.half_ops, recipe.restored, feeds, columns=columns)
-        return _ROUNDED[graph.treatment](whole, graph.half_ops, recipe.restored, made)
-    return quantize_static_int8(whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules, recipe=recipe)
+    if feeds or not graph.weights_alone:
+        used[own] = Calibration(
+            n=len(feeds),
+            sha256=calibration.digest(work.examples),
+            what=", ".join(feeds[0]) if feeds else "",
+        )
+    if not graph.weights_alone:
+        return quantize_static_int8(
+            whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules, recipe=recipe
+        )
+    whole = ready_for_int8(graph, whole, feeds, recipe)
+    columns = graph.treatment == "dynamic"
+    made = compensated_int8(whole, graph.half_ops, recipe.restored, feeds, columns=columns) if feeds else {}
+    quantize = quantize_columns if columns else quantize_weights
+    return quantize(whole, graph.half_ops, recipe.restored, made)
 
 
 def ready_for_int8(
-    work: Work, graph: GraphPlan, plan: ModelPlan, whole: onnx.ModelProto, recipe: Recipe
+    graph: GraphPlan, whole: onnx.ModelProto, feeds: Sequence[describe.Feeds], recipe: Recipe
 ) -> onnx.ModelProto:
     """What of the floating-point graph `whole` is rounded: smoothed, unless its weights are rounded in blocks.
 
@@ -155,10 +153,9 @@ def ready_for_int8(
     same, and clip nothing.
     """
     if graph.treatment == "static":
-        return smoothed(whole, calibration_feeds(work, plan, graph.role), recipe)
+        return smoothed(whole, feeds, recipe)
     if graph.treatment != "dynamic" or not recipe.smooth:
         return whole
-    feeds = calibration_feeds(work, plan, graph.role)
     drawn = ({k: v.numpy() for k, v in graph.feeds(graph.trace, seed).items()} for seed in range(_DRAWN))
     return smooth(whole, feeds or list(drawn), alpha=TWIN_ALPHA, twins=True)
 

@@ -229,8 +229,8 @@ def _noises(
     whole = onnx.load(stage / "graphs" / f"{own}.onnx")
     feeds: list[describe.Feeds] = [{k: v.numpy() for k, v in graph.feeds(graph.trace).items()}]
     if graph.treatment in ("static", "dynamic"):
-        feeds = calibration_feeds(work, plan, graph.role) or feeds
-        whole = ready_for_int8(work, graph, plan, whole, work.choice.recipe(own))
+        real = calibration_feeds(work, plan, graph.role)
+        whole, feeds = ready_for_int8(graph, whole, real, work.choice.recipe(own)), real or feeds
     quantized = graph_in(work, stage, own, model, graph, plan, precision_of(graph.role, work.precision), {})
     assert isinstance(quantized, onnx.ModelProto)
     feeds = work.seen.pop(own, feeds)

@@ -17,14 +17,13 @@ from edgemm.export.model_plan import Example, ModelPlan, Reference
 from edgemm.export.precision.calibration import RATE_HZ
 from edgemm.export.verify import compare
 from edgemm.model import Model
-from edgemm.runtimes.lowering.pairing import paired
+from edgemm.runtimes.lowering.pairing import SPARE, paired
 from edgemm.tasks.metrics import top1, wer
 
 _MOST = {"transcribe": 9, "classify": 24, "answer": 2, "caption": 2}
 _PROBABILITY_TOLERANCE = 1e-4
 _ENOUGH_S = 10.0
 _VALUES_TOLERANCE, _VALUES_COSINE = 1e-3, 0.9999
-_SPARE = 0.1  # share of a detector's queries that may be others below fp32
 _SURE = 0.1  # margin between the two best classes: below it, the original itself is guessing
 
 
@@ -168,7 +167,7 @@ def _judge(model: Model, name: str, task: str, original: Sequence[Reference], fo
         value = min(compare(a, b)[1] for a, b in both)  # type: ignore[arg-type]
         return TaskCheck(model=name, task=task, metric="cosine_to_original", before=value, after=value, n=len(found))
     if original and original[0].rows is not None:
-        pairs = [paired(a.rows, b.rows, _SPARE) for a, b in zip(original, found, strict=True)]  # type: ignore[arg-type]
+        pairs = [paired(a.rows, b.rows, SPARE) for a, b in zip(original, found, strict=True)]  # type: ignore[arg-type]
         values = [[Reference(values=pair[side]) for pair in pairs] for side in (0, 1)]
         return _judge(model, name, task, *values)
     if original and original[0].probabilities is not None:

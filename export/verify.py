@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgemm.bundle.manifest import ParityCheck, Precision
+from edgemm.bundle.manifest import SMALL, ParityCheck, Precision
 from edgemm.errors import CheckFailed, EdgemmError
 from edgemm.export.graph import Feeds, GraphPlan
 from edgemm.runtimes import registry
 from edgemm.runtimes.base import Session, SessionOptions, as_numpy
-from edgemm.runtimes.lowering.pairing import in_pairs
+from edgemm.runtimes.lowering.pairing import SPARE, in_pairs
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ TOLERANCES: dict[str, Tolerance] = {
 
 _MEND = "this family needs mending before it can be exported"
 _RESTORE = "add --data PATH: the layers that lose most are then restored until the metric holds"
-_SPARE = 0.1
 _ENOUGH_S = 6.0
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -88,14 +87,14 @@ def check_component(
     tolerance = TOLERANCES[precision]
     session = registry.module(runtime).load_session(
         path,
-        SessionOptions(int8_weights=precision in ("int8", "int4") and plan.treatment in ("weight_only", "dynamic")),
+        SessionOptions(int8_weights=precision in SMALL and plan.weights_alone),
     )
     done: list[_Case] = []
     worst, cosine = 0.0, 1.0
     try:
         for feeds in _cases(plan, real):
             found = _found(session, feeds, name)
-            spare = 0.0 if precision == "fp32" else _SPARE
+            spare = 0.0 if precision == "fp32" else SPARE
             difference, likeness = compare(*aligned(plan, plan.run(feeds), found, spare))
             worst, cosine = max(worst, difference), min(cosine, likeness)
             done.append((feeds, found))

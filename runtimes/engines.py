@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgemm import errors
 from edgemm.bundle.adding import adding
 from edgemm.bundle.files import cache_dir, sha256_of, storage_errors
-from edgemm.bundle.manifest import Component, Engine, Sha256
+from edgemm.bundle.manifest import SMALL, Component, Engine, Sha256
 from edgemm.bundle.opening import Bundle
 from edgemm.bundle.writing import write_manifest
 from edgemm.errors import BundleError, EdgemmError, StorageError
@@ -156,7 +156,7 @@ class Plan:
 
 def plan(bundle: Bundle, component: Component, target: str, gpus: Sequence[str]) -> Plan:
     """What building `component` for `target` means; numbers that an int8 graph has in fp32 become fp16."""
-    half = component.precision in ("int8", "int4")
+    half = component.precision in SMALL
     ranges, graph = profile(component), graph_hash(bundle, component)
     about = {"form": FORM, "target": target, "gpus": list(gpus), "half": half, "profile": ranges, "graph": graph}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 
 from edgemm.errors import BundleError, EdgemmError
 from edgemm.runtimes.lowering.lints import findings
-from edgemm.runtimes.lowering.pairing import Arrays, in_pairs
+from edgemm.runtimes.lowering.pairing import SPARE, Arrays, in_pairs
 from edgemm.runtimes.lowering.tensorrt import halved, lower, read, save
 from edgemm.runtimes.tensorrt_api import Api
 
 Shapes = dict[str, list[int]]
-_SPARE = 0.1
-"""Share of rows picked by score that may be others in half precision."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def _likeness(portable: Path, lowered: Path, shapes: Shapes, *, in_rows: bool) -
         runs.append(dict(zip(names, session.run(names, feeds), strict=True)))
     portable_run, lowered_run = runs
     if in_rows:
-        portable_run, lowered_run = in_pairs(portable_run, lowered_run, _SPARE)
+        portable_run, lowered_run = in_pairs(portable_run, lowered_run, SPARE)
     pairs = ((portable_run[name], lowered_run[name]) for name in portable_run)
     return min((_cosine(a, b) for a, b in pairs if a.size), default=1.0)
 

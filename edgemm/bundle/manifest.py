@@ -30,6 +30,8 @@ MANIFEST_NAME = "edgemm.json"
 MANIFEST_HASH_NAME = "edgemm.json.sha256"
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
+SMALL: tuple[Precision, ...] = ("int8", "int4")
+"""What weights are stored in as integers."""
 DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

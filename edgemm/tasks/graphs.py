@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.bundle.manifest import Component, ModelEntry, State
+from edgemm.bundle.manifest import SMALL, Component, ModelEntry, State
 from edgemm.bundle.opening import Bundle
 from edgemm.errors import BundleError
 from edgemm.runtimes import registry
@@ -22,7 +22,6 @@ from edgemm.runtimes.rebuilding import Rebuild, rebuild
 from edgemm.tasks.trial import compare
 
 T = TypeVar("T")
-_SMALL = ("int8", "int4")
 
 
 @dataclass
@@ -68,6 +67,7 @@ class Graphs:
         return runtime
 
     def _fall_back(self, component: Component, runtime: str, error: BundleError) -> str:
+        """The fallback, while an engine of `runtime` is built again. Raises `error` where there never was one."""
         from edgemm.runtimes.tensorrt_engine import open_device
 
         if next(engines_of(self.bundle, component=component.name, target=runtime), None) is None:
@@ -76,7 +76,6 @@ class Graphs:
         self.rebuilds[component.name] = rebuild(self.bundle, component, runtime, gpus)
         at_once = f" ({error.hint} at once)" if error.hint else ""
         self.remark(f"{error.message}: {registry.FALLBACK} serves until it is built again{at_once}")
-        self.chosen[component.name] = registry.FALLBACK
         return registry.FALLBACK
 
     def _choose(self, component: Component) -> str:
@@ -128,9 +127,9 @@ class Graphs:
         try:
             return load()
         except BundleError as error:
-            if component.name not in self._engines or runtime == registry.FALLBACK:
+            if not registry.RUNTIMES[runtime].runs_engines:
                 raise
-            self._fall_back(component, runtime, error)
+            self.chosen[component.name] = self._fall_back(component, runtime, error)
             return load()
 
     def _load_session(self, role: str) -> Session:
@@ -153,14 +152,14 @@ class Graphs:
     def _options(self, role: str) -> SessionOptions:
         component = self._component(role)
         runs_int8 = registry.RUNTIMES[self.runtime_of(role)].int8_operators
-        small = component.precision in _SMALL
+        small = component.precision in SMALL
         computes = bool(component.int8_operators) and component.int8_operators[0] in runs_int8
         shapes = _opt_shapes(component) if self.options.device.startswith("NPU") else ()
         weights_alone = small and not computes
         return replace(self.options, exact=self._exact(component), int8_weights=weights_alone, shapes=shapes)
 
     def _exact(self, component: Component) -> bool:
-        return component.precision not in _SMALL if self.options.exact is None else self.options.exact
+        return component.precision not in SMALL if self.options.exact is None else self.options.exact
 
     def embed(self) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """ids [B, S] → embeddings [B, S, hidden]."""

@@ -8,7 +8,7 @@ from the same int8 tensor, so that a tied table stays one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ BLOCK = 32
 BLOCKED_OPSET = 21
 _MIN_WEIGHTS = 4096
 _MOST_FP16 = 65504.0
+_READS = {"MatMul": 1, "Gemm": 1, "Gather": 0}
+"""Operators of matrices, and which of their inputs that is."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,15 @@ def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> BlockedW
     rows, columns = weight.shape
     size = next(b for b in range(min(block, rows), 0, -1) if rows % b == 0)
     grouped = weight.reshape(rows // size, size, columns)
-    scales = np.abs(grouped).max(1) / 127
+    values, scales = _nearest(grouped, 1)
+    return BlockedWeight(values.reshape(rows, columns), scales[:, 0], size)
+
+
+def _nearest(array: NDArray[np.float32], axes: int | tuple[int, ...]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """int8 and its steps, one for all that lies along `axes`, which the steps keep with length 1."""
+    scales = np.abs(array).max(axes, keepdims=True) / 127
     scales = np.where(scales == 0, 1.0, scales).astype(np.float32)
-    values = np.clip(np.rint(grouped / scales[:, None]), -127, 127).astype(np.int8)
-    return BlockedWeight(values.reshape(rows, columns), scales, size)
+    return np.clip(np.rint(array / scales), -127, 127).astype(np.int8), scales
 
 
 def quantize_weights(
@@ -60,26 +67,7 @@ def quantize_weights(
     Weights of operators in `half_ops` are stored in fp16, and so are those of the operators `restored` (by `key`);
     those in `rounded`, by name, as they were rounded already.
     """
-    rounded = rounded or {}
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    graph = out.graph
-    weights = {t.name: t for t in graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    done: set[str] = set()
-    for node in graph.node:
-        name = constant_matrix(node, weights)
-        if node.op_type in half_ops and node.input[1] in weights:
-            nodes += [*halved_weight(graph, node, weights[node.input[1]], done), node]
-        elif name is not None and key(node) in restored:
-            nodes += [*halved_weight(graph, node, weights[name], done), node]
-        elif name is None:
-            nodes.append(node)
-        elif node.op_type == "Gather":
-            nodes += _quantized_gather(graph, node, weights[name], done)
-        else:
-            nodes += _quantized_matmul(graph, node, weights[name], done, rounded.get(name))
-    keep_used(graph, nodes)
+    out = _stored(model, half_ops, restored, rounded or {}, constant_matrix, _quantized_gather, _quantized_matmul)
     _raise_opset(out, BLOCKED_OPSET)
     return out
 
@@ -94,7 +82,21 @@ def quantize_columns(
 
     An integer product needs one scale a column; the rest as in `quantize_weights`.
     """
-    rounded = rounded or {}
+    return _stored(model, half_ops, restored, rounded or {}, _whole_matrix, _gathered_rows, _dequantized_product)
+
+
+def _stored(
+    model: onnx.ModelProto,
+    half_ops: tuple[str, ...],
+    restored: frozenset[str],
+    rounded: Mapping[str, BlockedWeight],
+    matrix_of: Callable[[onnx.NodeProto, Mapping[str, onnx.TensorProto]], str | None],
+    table: Callable[[onnx.GraphProto, onnx.NodeProto, onnx.TensorProto, set[str]], list[onnx.NodeProto]],
+    product: Callable[
+        [onnx.GraphProto, onnx.NodeProto, onnx.TensorProto, set[str], BlockedWeight | None], list[onnx.NodeProto]
+    ],
+) -> onnx.ModelProto:
+    """A copy of `model`; `table` and `product` make the nodes that stand for an operator that reads a matrix."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     graph = out.graph
@@ -102,30 +104,39 @@ def quantize_columns(
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
     for node in graph.node:
-        position = {"Gather": 0}.get(node.op_type, 1)
-        tensor = weights.get(node.input[position]) if len(node.input) > position else None
-        if tensor is not None and node.op_type in half_ops:
-            nodes += [*halved_weight(graph, node, tensor, done), node]
-        elif tensor is None or not _is_matrix(node, tensor):
+        name = matrix_of(node, weights)
+        if node.op_type in half_ops and node.input[1] in weights:
+            nodes += [*halved_weight(graph, node, weights[node.input[1]], done), node]
+        elif name is not None and key(node) in restored:
+            nodes += [*halved_weight(graph, node, weights[name], done), node]
+        elif name is None:
             nodes.append(node)
-        elif key(node) in restored:
-            nodes += [*halved_weight(graph, node, tensor, done), node]
         elif node.op_type == "Gather":
-            nodes += _gathered_rows(graph, node, tensor, done)
+            nodes += table(graph, node, weights[name], done)
         else:
-            nodes += [*dequantized_channels(graph, node, tensor, done, rounded.get(tensor.name)), node]
+            nodes += product(graph, node, weights[name], done, rounded.get(name))
     keep_used(graph, nodes)
     return out
 
 
-def _is_matrix(node: onnx.NodeProto, tensor: onnx.TensorProto) -> bool:
-    """Whether `node` multiplies by `tensor` as a matrix, or looks up rows of it."""
-    plain = (
-        len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= _MIN_WEIGHTS
-    )
-    if node.op_type == "Gather":
-        return plain and not any(a.name == "axis" and a.i for a in node.attribute)
-    return plain and node.op_type in ("MatMul", "Gemm")
+def _whole_matrix(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> str | None:
+    """The name of the matrix that `node` multiplies by, or looks up rows of; turned ones too."""
+    position = _READS.get(node.op_type)
+    tensor = weights.get(node.input[position]) if position is not None else None
+    if tensor is None or len(tensor.dims) != 2 or tensor.data_type != onnx.TensorProto.FLOAT:
+        return None
+    of_columns = node.op_type == "Gather" and any(a.name == "axis" and a.i for a in node.attribute)
+    return None if of_columns or np.prod(tensor.dims) < _MIN_WEIGHTS else str(tensor.name)
+
+
+def _dequantized_product(
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    tensor: onnx.TensorProto,
+    done: set[str],
+    rounded: BlockedWeight | None,
+) -> list[onnx.NodeProto]:
+    return [*dequantized_channels(graph, node, tensor, done, rounded), node]
 
 
 def _gathered_rows(
@@ -135,11 +146,8 @@ def _gathered_rows(
     values, scales = f"{tensor.name}.rows", f"{tensor.name}.row_scales"
     if tensor.name not in done:
         done.add(tensor.name)
-        array = numpy_helper.to_array(tensor)
-        steps = np.abs(array).max(1, keepdims=True) / 127
-        steps = np.where(steps == 0, 1.0, steps).astype(np.float32)
-        rounded = np.clip(np.rint(array / steps), -127, 127).astype(np.int8)
-        graph.initializer.append(numpy_helper.from_array(rounded, values))
+        rows, steps = _nearest(numpy_helper.to_array(tensor), 1)
+        graph.initializer.append(numpy_helper.from_array(rows, values))
         graph.initializer.append(numpy_helper.from_array(steps, scales))
     name, ids = node.output[0], node.input[1]
     return [
@@ -152,7 +160,7 @@ def _gathered_rows(
 
 def constant_matrix(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> str | None:
     """The name of the matrix that `node` multiplies by or looks up in, where blocks of it can be stored."""
-    position = {"MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
+    position = _READS.get(node.op_type)
     if position is None:
         return None
     tensor = weights.get(node.input[position])
@@ -241,13 +249,10 @@ def dequantized_channels(
     done.add(tensor.name)
     array = numpy_helper.to_array(tensor).astype(np.float32)
     axis = _output_axis(node)
-    others = tuple(i for i in range(array.ndim) if i != axis)
     if rounded is not None:
         values, scales = rounded.values, rounded.scales
     else:
-        scales = np.abs(array).max(others, keepdims=True) / 127
-        scales = np.where(scales == 0, 1.0, scales).astype(np.float32)
-        values = np.clip(np.rint(array / scales), -127, 127).astype(np.int8)
+        values, scales = _nearest(array, tuple(i for i in range(array.ndim) if i != axis))
     names = [f"{tensor.name}.int8", f"{tensor.name}.scale"]
     graph.initializer.append(numpy_helper.from_array(values, names[0]))
     graph.initializer.append(numpy_helper.from_array(scales.ravel(), names[1]))

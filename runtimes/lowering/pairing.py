@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SPARE = 0.1
+"""Share of rows picked by score that may be others below fp32."""
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
