@@ -213,8 +213,8 @@ class ByHandDecoder:
 
 def contenders(work: Path, threads: int, wanted: list[str]) -> dict[str, Callable[[], object]]:
     """How each is loaded."""
-    fast = SessionOptions(exact=False, threads=threads, spin=True)
-    stored_int8 = SessionOptions(exact=False, threads=threads, spin=True, int8_weights=True)
+    fast = SessionOptions(exact=False, threads=threads)
+    stored_int8 = SessionOptions(exact=False, threads=threads, int8_weights=True)
     paths = {p: work / p / "graphs" / "decoder.onnx" for p in ("fp32", "int8", "int4")}
 
     def lowered(precision: str):

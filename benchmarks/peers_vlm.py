@@ -7,9 +7,8 @@ peer's model in it (`peers_vlm_models.py`); `--only-prepare` ends there. Then ev
 own, in alternating rounds (`peers_vlm_contenders.py`): prefill, one token after 200 and after 1000 positions, the
 vision tower over one tile; and the answer to a question about one picture of 512 px, with the peak memory. Printed are
 the medians of the rounds, their ratios, the goals, and the share of the memory's bandwidth that decoding reaches.
-Every contender has two threads, but those called `default`: onnxruntime-genai takes one of two cores by itself. Those
-called `spin` are edgemm with threads that wait without sleeping, as its peers' do. `SELDOM` take part in the
-first rounds only.
+Every contender has two threads, but those called `default`: onnxruntime-genai takes one of two cores by itself.
+`SELDOM` take part in the first rounds only.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from peers_vlm_models import PEERS, prepare
 
 CONTENDERS = {
     "graphs": (
-        "edgemm-onnxruntime-int8", "edgemm-onnxruntime-int8-spin", "edgemm-openvino-int8", "genai-int8",
+        "edgemm-onnxruntime-int8", "edgemm-openvino-int8", "genai-int8",
         "genai-int8-default", "optimum", "llama-int8",
-        "edgemm-onnxruntime-int4", "edgemm-onnxruntime-int4-spin",
+        "edgemm-onnxruntime-int4",
         "genai-int4", "genai-int4-default", "llama-int4", "transformers-eager", "transformers-compiled",
     ),
     "answer": (
-        "edgemm-auto-int8", "edgemm-onnxruntime-int8", "edgemm-onnxruntime-int8-spin", "edgemm-openvino-int8",
+        "edgemm-auto-int8", "edgemm-onnxruntime-int8", "edgemm-openvino-int8",
         "optimum", "transformers-eager",
     ),
     "bandwidth": ("memory",),
@@ -62,8 +61,7 @@ class Goal(NamedTuple):
 
 GOALS = (
     *(
-        Goal("graphs", what, f"edgemm-onnxruntime-{ours}", theirs, most)
-        for ours in ("int8", "int8-spin")
+        Goal("graphs", what, "edgemm-onnxruntime-int8", theirs, most)
         for what, theirs, most in (
             ("decode at 200", "genai-int8", 0.70),
             ("decode at 200", "genai-int8-default", 0.70),
@@ -77,8 +75,7 @@ GOALS = (
     Goal("graphs", "decode at 200", "edgemm-openvino-int8", "optimum", 0.95),
     Goal("graphs", "vision", "edgemm-openvino-int8", "optimum", 0.80),
     *(
-        Goal("graphs", what, f"edgemm-onnxruntime-{ours}", theirs, most)
-        for ours in ("int4", "int4-spin")
+        Goal("graphs", what, "edgemm-onnxruntime-int4", theirs, most)
         for theirs in ("genai-int4", "genai-int4-default")
         for what, most in (("decode at 200", 0.80), ("decode at 1000", 1.10))
     ),
@@ -161,7 +158,7 @@ def limits(work: Path, found: Found) -> None:
     for precision in ("int8", "int4"):
         graphs = work / f"edgemm-{precision}" / "graphs"
         bytes_ = sum(path.stat().st_size for path in graphs.glob("decoder*"))
-        for name in (f"edgemm-onnxruntime-{precision}", f"edgemm-onnxruntime-{precision}-spin", "edgemm-openvino-int8"):
+        for name in (f"edgemm-onnxruntime-{precision}", "edgemm-openvino-int8"):
             ms = median(found, "graphs", name, "decode at 200") if precision in name else None
             if gb_s and ms:
                 share = bytes_ / (ms / 1e3) / (gb_s * 1e9)

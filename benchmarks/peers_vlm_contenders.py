@@ -47,8 +47,8 @@ class Graphs(Protocol):
 class Edgemm:
     """The graphs of a bundle, as its tasks load and drive them."""
 
-    def __init__(self, work: Path, runtime: str, precision: str, spin: str = "") -> None:
-        self.graphs = _edgemm(work, runtime, precision, spin=bool(spin)).task("answer")._graphs
+    def __init__(self, work: Path, runtime: str, precision: str) -> None:
+        self.graphs = _edgemm(work, runtime, precision).task("answer")._graphs
         self.decoder, self.embed = self.graphs.decoder(), self.graphs.embed()
         if self.decoder.form != "lowered":
             raise SystemExit(f"not lowered: {self.decoder.reason}")
@@ -192,14 +192,14 @@ class Llama:
         return self.read([token])
 
 
-def _edgemm(work: Path, runtime: str, precision: str, *, spin: bool = False) -> Any:
-    """As `edgemm.load` does it; with `spin` threads wait for their next work without sleeping, as in other engines."""
+def _edgemm(work: Path, runtime: str, precision: str) -> Any:
+    """As `edgemm.load` does it."""
     sys.path.insert(0, str(ROOT))
     from edgemm.bundle.opening import open_bundle
     from edgemm.model import Model
     from edgemm.runtimes.base import SessionOptions
 
-    options = SessionOptions(threads=THREADS, spin=spin)
+    options = SessionOptions(threads=THREADS)
     return Model(open_bundle(work / f"edgemm-{precision}"), runtime=runtime, options=options)
 
 
@@ -237,8 +237,8 @@ Say = Callable[[], tuple[int, list[float]]]
 """An answer: how many tokens the prompt had, and when each new one was there, seconds after the question."""
 
 
-def _edgemm_says(work: Path, runtime: str, precision: str, spin: str = "") -> Say:
-    model, picture = _edgemm(work, runtime, precision, spin=bool(spin)), np.load(work / "picture.npy")
+def _edgemm_says(work: Path, runtime: str, precision: str) -> Say:
+    model, picture = _edgemm(work, runtime, precision), np.load(work / "picture.npy")
 
     def say() -> tuple[int, list[float]]:
         said = model.answer(picture, QUESTION, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)

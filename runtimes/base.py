@@ -56,7 +56,6 @@ class SessionOptions:
     threads: int = 0
     exact: bool | None = None
     int8_weights: bool = False
-    spin: bool = False
     alignment: bool = True
     shapes: Shapes = ()
     microbench: bool = True

@@ -28,7 +28,7 @@ Trial = Callable[[Sequence[str]], Mapping[str, float]]
 CLEARLY = 0.9
 """A runtime takes the place of the rule's where it needs less than this share of its time: trials are short."""
 
-_FORM = 1
+_FORM = 2
 # A table that is looked up, and a network of a few thousand weights: nothing to choose.
 _NEVER = ("embed_tokens", "voice_activity")
 

@@ -58,7 +58,8 @@ def _load(path: Path, options: SessionOptions, *, plans_memory: bool) -> Any:
     settings.enable_mem_pattern = plans_memory
     settings.log_severity_level = 3
     settings.intra_op_num_threads = options.threads
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spin else "0")
+    # Threads wait for their next work without sleeping, but only while a graph runs: the camera gets the rest.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     if options.int8_weights and options.keeps_numbers:
         # Weights are dequantized once, at load: the fused operator has no fast form with fp32 activations.
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -281,15 +282,15 @@ def load_session(path: Path, options: SessionOptions) -> OrtSession:
         return OrtSession(path, options, plans_memory=False)
     from edgemm.runtimes.lowering.cache import lowered_encoder
 
+    # What int8 stays weights alone is dequantized once, at load, not at every call.
+    exact = replace(options, exact=True)
     found = lowered_encoder(path)
     if found.path is None:
-        return OrtSession(path, options, plans_memory=False, reason=found.reason)
+        return OrtSession(path, exact, plans_memory=False, reason=found.reason)
     try:
-        # What int8 is left is in storage only: it is dequantized once, at load.
-        stored = replace(options, exact=True, int8_weights=True)
-        return OrtSession(found.path, stored, plans_memory=False, form="lowered")
+        return OrtSession(found.path, replace(exact, int8_weights=True), plans_memory=False, form="lowered")
     except BundleError as error:
-        return OrtSession(path, options, plans_memory=False, reason=error.message)
+        return OrtSession(path, exact, plans_memory=False, reason=error.message)
 
 
 def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> Decoder:

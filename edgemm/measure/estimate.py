@@ -14,8 +14,9 @@ from edgemm.export.checkpoint import Tensor
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
 _SMALL = 4096  # matrices below it stay as they are in blocks
-_SCALE_BYTES, _BLOCK = 4, 32
-_LEAST_BLOCK = 16  # of int4
+_SCALE_BYTES = 4
+_BLOCKS = {8: (128, 64, 32, 16), 4: (32, 16)}
+_WITHOUT = 32  # what a block has about where none of them fits
 # Learned positions are added, not multiplied: they stay as they are.
 _POSITIONS = re.compile(r"position_embed|pos_embed|embed_positions|relative_position|position_ids|\.wpe\.")
 _TABLE = re.compile(r"embed_tokens|word_embeddings|lm_head|proj_out|token_embedding|\.shared\.|\.wte\.")
@@ -24,7 +25,7 @@ _TABLE = re.compile(r"embed_tokens|word_embeddings|lm_head|proj_out|token_embedd
 def estimate(tensors: Mapping[str, Tensor], *, blocked: bool, decodes: bool = False) -> dict[str, int]:
     """Bytes by precision of one component's weights.
 
-    `blocked` says that its int8 is weights in blocks of 32 (decoders, texts), not weights and activations (encoders).
+    `blocked` says that its int8 is weights in blocks (decoders, texts), not weights and activations (encoders).
     int4 is for what `decodes`; everything else stays in int8 there. Norms, biases and positions stay in fp32; tables
     of tokens are no less than int8.
     """
@@ -41,6 +42,10 @@ def _bytes_of(name: str, tensor: Tensor, precision: str, blocked: bool) -> int:
         return 4 * n
     if not blocked:
         return n + _SCALE_BYTES * tensor.shape[0]
-    halves = precision == "int4" and not _TABLE.search(name) and tensor.shape[-1] % _LEAST_BLOCK == 0
+    halves = precision == "int4" and not _TABLE.search(name) and _block(tensor, 4) > 0
     bits = 4 if halves else 8
-    return math.ceil(n * (bits / 8 + _SCALE_BYTES / _BLOCK))
+    return math.ceil(n * (bits / 8 + _SCALE_BYTES / (_block(tensor, bits) or _WITHOUT)))
+
+
+def _block(tensor: Tensor, bits: int) -> int:
+    return next((b for b in _BLOCKS[bits] if tensor.shape[-1] % b == 0), 0)

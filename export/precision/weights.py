@@ -1,4 +1,4 @@
-"""Weight-only int8: symmetric, blocks of 32 inputs, for decoders, embeddings and heads.
+"""Weight-only int8: symmetric, blocks of up to 128 inputs, for decoders, embeddings and heads.
 
 A constant weight W [inputs, outputs] of a MatMul or Gemm becomes int8 [inputs, outputs] with a scale per block and
 output, and a DequantizeLinear before its consumer (opset 21). ONNX Runtime fuses that pair into one operator that reads
@@ -19,7 +19,9 @@ from onnx import helper, numpy_helper
 from edgemm.export.precision.recipe import key
 from edgemm.runtimes.lowering.graph import packed
 
-BLOCK = 32
+BLOCKS = (128, 64, 32, 16)
+"""Block sizes that every runtime takes, the fastest first."""
+
 BLOCKED_OPSET = 21
 _MIN_WEIGHTS = 4096
 _MOST_FP16 = 65504.0
@@ -37,13 +39,14 @@ class BlockedWeight:
     bits: int = 8
 
 
-def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> BlockedWeight:
-    """Round `weight` [K, N] to symmetric int8 with one scale per `block` rows and column.
+def quantize_blocks(weight: NDArray[np.float32]) -> BlockedWeight:
+    """Round `weight` [K, N] to symmetric int8 with one scale per block of rows and column.
 
-    Where `block` does not divide K, the largest divisor of K below it is used.
+    The block is the first of `BLOCKS` that divides K, else the largest divisor of K that is less than all of them.
     """
     rows, columns = weight.shape
-    size = next(b for b in range(min(block, rows), 0, -1) if rows % b == 0)
+    sizes = (*BLOCKS, *range(min(BLOCKS), 0, -1))
+    size = next(b for b in sizes if rows % b == 0)
     grouped = weight.reshape(rows // size, size, columns)
     values, scales = _nearest(grouped, 1)
     return BlockedWeight(values.reshape(rows, columns), scales[:, 0], size)

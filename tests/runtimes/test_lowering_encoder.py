@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -156,3 +157,15 @@ def test_a_product_without_its_form_is_left_alone(tmp_path):
     assert (found["MatMul"], found["MatMulIntegerToFloat"]) == (1, 1)
     portable = onnxruntime.load_session(tmp_path / "g.onnx", EXACT)
     assert cosine(run(lowered, x), run(portable, x)) > 0.999
+
+
+def test_without_a_place_to_keep_it_the_numbers_are_the_exact_ones(tmp_path, monkeypatch):
+    path, feeds = graph_of("bert", "text_encoder"), feeds_of("bert", "text_encoder")
+    exact = run(onnxruntime.load_session(path, replace(EXACT, int8_weights=True)), feeds)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    session = onnxruntime.load_session(path, replace(FAST, int8_weights=True))
+    assert session.form == "portable"
+    assert "cannot be kept" in session.reason
+    found = run(session, feeds)
+    assert all(np.array_equal(found[k], exact[k]) for k in exact)
