@@ -22,6 +22,7 @@ from edgemm.export.precision.compensation import compensated_int8
 from edgemm.export.precision.decoder_inputs import DecoderInputs, examples_for
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates
 from edgemm.export.precision.int4 import precision_of, quantize_int4
+from edgemm.export.precision.ranges import Known
 from edgemm.export.precision.recipe import Recipe
 from edgemm.export.precision.smooth import TWIN_ALPHA, smooth
 from edgemm.export.precision.static import quantize_static_int8, smoothed
@@ -31,6 +32,7 @@ from edgemm.export.traced import Traced
 from edgemm.export.verify import check_component
 
 Progress = Callable[[str, float], None]
+_MOST_VALUES = 16 << 20  # of all examples together
 _DRAWN = 16  # inputs, where a graph is smoothed without examples
 STAGE = ".fp32"
 """Where the bundle in fp32 stands in the one that is made from it."""
@@ -56,6 +58,11 @@ class Work:
     parity: list[ParityCheck] = field(default_factory=list)
     seen: dict[str, list[describe.Feeds]] = field(default_factory=dict)
     stored: list[Stored] = field(default_factory=list)
+    known: dict[str, Known] = field(default_factory=dict)
+
+    def known_of(self, own: str) -> Known:
+        """What was seen of a graph's activations."""
+        return self.known.setdefault(own, Known())
 
     def step(self, what: str) -> None:
         self.progress(what, min(1.0, self.done / self.steps))
@@ -135,9 +142,14 @@ def graph_in(
         )
     if not graph.weights_alone:
         return quantize_static_int8(
-            whole, feeds, half_ops=graph.half_ops, float_modules=graph.float_modules, recipe=recipe
+            whole,
+            feeds,
+            half_ops=graph.half_ops,
+            float_modules=graph.float_modules,
+            recipe=recipe,
+            known=work.known_of(own),
         )
-    whole = ready_for_int8(graph, whole, feeds, recipe)
+    whole = ready_for_int8(graph, whole, feeds, recipe, work.known_of(own))
     columns = graph.treatment == "dynamic"
     made = compensated_int8(whole, graph.half_ops, recipe.restored, feeds, columns=columns) if feeds else {}
     quantize = quantize_columns if columns else quantize_weights
@@ -145,7 +157,7 @@ def graph_in(
 
 
 def ready_for_int8(
-    graph: GraphPlan, whole: onnx.ModelProto, feeds: Sequence[describe.Feeds], recipe: Recipe
+    graph: GraphPlan, whole: onnx.ModelProto, feeds: Sequence[describe.Feeds], recipe: Recipe, known: Known
 ) -> onnx.ModelProto:
     """What of the floating-point graph `whole` is rounded: smoothed, unless its weights are rounded in blocks.
 
@@ -153,11 +165,11 @@ def ready_for_int8(
     same, and clip nothing.
     """
     if graph.treatment == "static":
-        return smoothed(whole, feeds, recipe)
+        return smoothed(whole, feeds, recipe, known)
     if graph.treatment != "dynamic" or not recipe.smooth:
         return whole
     drawn = ({k: v.numpy() for k, v in graph.feeds(graph.trace, seed).items()} for seed in range(_DRAWN))
-    return smooth(whole, feeds or list(drawn), alpha=TWIN_ALPHA, twins=True)
+    return smooth(whole, feeds or list(drawn), alpha=TWIN_ALPHA, twins=True, known=known)
 
 
 def _int4(
@@ -179,11 +191,13 @@ def _int4(
 
 
 def calibration_feeds(work: Work, plan: ModelPlan, role: str) -> list[describe.Feeds]:
-    """What the component `role` is given for each example."""
+    """What the component `role` is given for each example: of large inputs fewer, evenly over the examples."""
     if plan.feeds is None:
         return []
     feeds = [plan.feeds(example) for example in work.examples]
-    return [f[role] for f in feeds if role in f]
+    own = [f[role] for f in feeds if role in f]
+    values = sum(array.size for feed in own for array in feed.values())
+    return own[:: -(-values // _MOST_VALUES)] if own else []
 
 
 def _write_ready(store: GraphStore, prefix: str, name: str, ready: ReadyGraph) -> Component:

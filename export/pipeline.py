@@ -230,7 +230,10 @@ def _noises(
     feeds: list[describe.Feeds] = [{k: v.numpy() for k, v in graph.feeds(graph.trace).items()}]
     if graph.treatment in ("static", "dynamic"):
         real = calibration_feeds(work, plan, graph.role)
-        whole, feeds = ready_for_int8(graph, whole, real, work.choice.recipe(own)), real or feeds
+        whole, feeds = (
+            ready_for_int8(graph, whole, real, work.choice.recipe(own), work.known_of(own)),
+            real or feeds,
+        )
     quantized = graph_in(work, stage, own, model, graph, plan, precision_of(graph.role, work.precision), {})
     assert isinstance(quantized, onnx.ModelProto)
     feeds = work.seen.pop(own, feeds)

@@ -141,6 +141,8 @@ class OrtSession:
     def run_binding(self, binding: Any) -> None:
         """Run with everything bound. Raises InputError where the graph cannot run so, or `cancel` was called."""
         self._run_options = _ort().RunOptions()
+        # What it is anyway; the bindings look for it, and a missing one costs them an exception at every call.
+        self._run_options.add_run_config_entry("gpu_graph_id", "0")
         try:
             self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:

@@ -97,11 +97,10 @@ class Generated:
         return math.exp(sum(self.log_probabilities) / len(self.log_probabilities))
 
 
-def log_softmax(logits: Logits) -> Logits:
-    """log-probabilities [V] of logits [V], in fp32; -inf stays -inf."""
-    shifted = logits.astype(np.float32) - np.max(logits)
-    result: Logits = shifted - np.log(np.exp(shifted).sum())
-    return result
+def log_probability(scores: Logits, token: int) -> float:
+    """The log-probability of one token under `scores` [V], fp32, of which some may be -inf."""
+    peak = np.max(scores)
+    return float(scores[token] - peak - np.log(np.exp(scores - peak).sum()))
 
 
 def generate(language: Language, logits: Logits, options: GenerationOptions) -> Generated:
@@ -115,13 +114,13 @@ def generate(language: Language, logits: Logits, options: GenerationOptions) -> 
     out, decoder, rules = Generated(), language.decoder, options.all_rules()
     rng = np.random.default_rng(options.seed)
     while len(out.tokens) < limit:
-        token, log_probability = _pick(logits, out.tokens, rules, options, rng)
+        token, sureness = _pick(logits, out.tokens, rules, options, rng)
         out.first_token_s = out.first_token_s or time.perf_counter()
         if token in options.eos:
             out.finished = True
             break
         out.tokens.append(token)
-        out.log_probabilities.append(log_probability)
+        out.log_probabilities.append(sureness)
         if options.on_token is not None:
             options.on_token(token)
         if options.stop is not None and options.stop(out.tokens):
@@ -147,7 +146,7 @@ def _pick(
         token = draw(narrowed(scores, options.temperature, options.top_k, options.top_p), rng)
     else:
         token = int(scores.argmax())
-    return token, float(log_softmax(scores)[token])
+    return token, log_probability(scores, token)
 
 
 def _by_beams(language: Language, logits: Logits, options: GenerationOptions, limit: int) -> Generated:
@@ -159,12 +158,12 @@ def _by_beams(language: Language, logits: Logits, options: GenerationOptions, li
     )
     # A token stood in the row that the next one continued; the last one was not fed.
     out = Generated(first_token_s=time.perf_counter(), rows=list(found.rows[1:]))
-    for token, log_probability in zip(found.tokens, found.log_probabilities, strict=True):
+    for token, sureness in zip(found.tokens, found.log_probabilities, strict=True):
         if token in options.eos:
             out.finished = True
             break
         out.tokens.append(token)
-        out.log_probabilities.append(log_probability)
+        out.log_probabilities.append(sureness)
         if options.on_token is not None:
             options.on_token(token)
     out.finished = out.finished or (options.stop is not None and options.stop(out.tokens))

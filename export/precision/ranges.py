@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +40,15 @@ def observed(
         yield {n: feeds[n] for n in names if n in inputs} | dict(zip(wanted, values, strict=True))
 
 
+@dataclass
+class Known:
+    """What was seen of one graph's activations: it need not be run again for the next way to quantize it."""
+
+    maxima: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    limits: dict[tuple[bool, Method], dict[str, float]] = field(default_factory=dict)
+    """By whether the graph was smoothed, and the method."""
+
+
 def channel_maxima(
     model: onnx.ModelProto, names: Sequence[str], examples: Sequence[Feeds]
 ) -> dict[str, NDArray[np.float32]]:
@@ -59,6 +69,8 @@ def clip_limits(
     `mse` loses least to rounding and clipping together (mean squared error), `max` clips nothing, `percentile` clips
     one value in 10,000, `entropy` keeps the distribution most alike (Kullback–Leibler, Migacz, GTC 2017).
     """
+    if not names:
+        return {}
     peaks: dict[str, float] = dict.fromkeys(names, 0.0)
     for values in observed(model, names, examples):
         for name, value in values.items():
@@ -68,8 +80,8 @@ def clip_limits(
     counts = {name: np.zeros(_BINS) for name in names}
     for values in observed(model, names, examples):
         for name, value in values.items():
-            edge = peaks[name] or 1.0
-            counts[name] += np.histogram(np.abs(value), bins=_BINS, range=(0.0, edge))[0]
+            bins = np.minimum(np.abs(value) * np.float32(_BINS / (peaks[name] or 1.0)), _BINS - 1)
+            counts[name] += np.bincount(bins.astype(np.int32).ravel(), minlength=_BINS)
     choose = {"mse": _least_error, "percentile": _percentile, "entropy": _least_divergence}[method]
     return {name: choose(counts[name], peaks[name] or 1.0) for name in names}
 

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgemm.export.precision.ranges import Feeds, channel_maxima
+from edgemm.export.precision.ranges import Feeds, Known, channel_maxima
 
 ALPHA = 0.4
 TWIN_ALPHA = 0.5
@@ -22,9 +22,14 @@ TWIN_ALPHA = 0.5
 
 
 def smooth(
-    model: onnx.ModelProto, examples: Sequence[Feeds], alpha: float = ALPHA, *, twins: bool = False
+    model: onnx.ModelProto,
+    examples: Sequence[Feeds],
+    alpha: float = ALPHA,
+    *,
+    twins: bool = False,
+    known: Known | None = None,
 ) -> onnx.ModelProto:
-    """A smoothed copy of `model`; the activations of `examples` decide the factors.
+    """A smoothed copy of `model`; the activations of `examples`, or what is `known` of them, decide the factors.
 
     With `twins` norms that feed more than matrices are doubled.
     """
@@ -34,7 +39,9 @@ def smooth(
         _double(out.graph)
     weights = {t.name: t for t in out.graph.initializer}
     sites = _sites(out.graph, weights)
-    peaks = channel_maxima(out, [norm.output[0] for norm, _ in sites], examples)
+    peaks = {} if known is None else known.maxima
+    wanted = [norm.output[0] for norm, _ in sites if norm.output[0] not in peaks]
+    peaks |= channel_maxima(out, wanted, examples) if wanted else {}
     for norm, matrices in sites:
         factors = _factors(peaks[norm.output[0]], [_array(weights[m]) for m in matrices], alpha)
         for name in norm.input[1:]:

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgemm.errors import CheckpointError
-from edgemm.export.precision.ranges import Feeds, clip_limits
+from edgemm.export.precision.ranges import Feeds, Known, clip_limits
 from edgemm.export.precision.recipe import AS_USUAL, Recipe, key
 from edgemm.export.precision.smooth import smooth
 from edgemm.export.precision.weights import dequantized_channels, halved_weight, keep_used
@@ -30,8 +30,9 @@ def quantize_static_int8(
     half_ops: tuple[str, ...] = (),
     float_modules: tuple[str, ...] = (),
     recipe: Recipe = AS_USUAL,
+    known: Known | None = None,
 ) -> onnx.ModelProto:
-    """Insert Q/DQ pairs with ranges from `examples` (feeds by input name).
+    """Insert Q/DQ pairs with ranges from `examples` (feeds by input name), or those that are `known` already.
 
     Operators in `half_ops`, in the submodules `float_modules` and among those that `recipe` restores get fp16 weights
     instead. Raises CheckpointError without examples.
@@ -41,7 +42,8 @@ def quantize_static_int8(
             f"{model.graph.name} needs examples for int8",
             hint="add --calib PATH (pictures or sound)",
         )
-    out = smoothed(model, examples, recipe)
+    known = known or Known()
+    out = smoothed(model, examples, recipe, known)
     graph = out.graph
     weights = {t.name: t for t in graph.initializer}
     chosen = [n for n in graph.node if n.op_type in _OPERATORS and n.input[1] in weights]
@@ -49,7 +51,8 @@ def quantize_static_int8(
     halved = {id(n) for n in chosen if n.op_type in half_ops or n.name.startswith(float_modules) or key(n) in kept}
     stored = {id(n) for n in chosen} - halved
     names = list(dict.fromkeys(n.input[0] for n in chosen if id(n) in stored))
-    limits = clip_limits(out, names, examples, recipe.method)
+    limits = known.limits.setdefault((recipe.smooth, recipe.method), {})
+    limits |= clip_limits(out, [n for n in names if n not in limits], examples, recipe.method)
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
     for node in graph.node:
@@ -63,10 +66,12 @@ def quantize_static_int8(
     return out
 
 
-def smoothed(model: onnx.ModelProto, examples: Sequence[Feeds], recipe: Recipe) -> onnx.ModelProto:
+def smoothed(
+    model: onnx.ModelProto, examples: Sequence[Feeds], recipe: Recipe, known: Known | None = None
+) -> onnx.ModelProto:
     """What the Q/DQ pairs are put into: a copy of `model`, smoothed where `recipe` says so."""
     if recipe.smooth:
-        return smooth(model, examples)
+        return smooth(model, examples, known=known)
     out = onnx.ModelProto()
     out.CopyFrom(model)
     return out
