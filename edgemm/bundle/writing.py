@@ -52,27 +52,29 @@ def _is_locked(directory: Path) -> bool:
     return False
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a target that exists, before any work is done. `overwrite` admits a bundle only."""
+def check_target(target: Path, *, overwrite: bool, marker: str = MANIFEST_NAME, what: str = "bundle") -> None:
+    """Refuse a target that exists, before any work is done. `overwrite` admits a `what` only: it has a file `marker`."""
     if not target.exists() and not target.is_symlink():
         return
     if target.is_dir() and not any(target.iterdir()):
         return
-    if not (target / MANIFEST_NAME).is_file():
-        raise BundleError(f"{target} exists and is no bundle", hint="choose another place with -o")
+    if not (target / marker).is_file():
+        raise BundleError(f"{target} exists and is no {what}", hint="choose another place with -o")
     if not overwrite:
         raise BundleError(f"{target} exists", hint="add --overwrite, or choose another -o")
 
 
 @contextmanager
-def writing(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def writing(
+    target: Path, *, overwrite: bool = False, marker: str = MANIFEST_NAME, what: str = "bundle"
+) -> Iterator[Path]:
     """Give a directory to fill; when the block ends without an error it becomes `target`.
 
     Raises BundleError where the target exists (see `check_target`), StorageError where the disk is
     full or not writable. After an error nothing is left behind.
     """
     target = target.absolute()
-    check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite, marker=marker, what=what)
     with beside(target) as partial:
         yield partial
         (partial / _LOCK_NAME).unlink()

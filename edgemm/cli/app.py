@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 INTERRUPTED = 130
 # Each is a module with a function `verb`; the order is that of `edgemm --help`.
-VERBS = ("doctor", "devices", "inspect", "export", "build", "predict", "eval", "bench", "run", "record")
+VERBS = ("doctor", "devices", "inspect", "finetune", "export", "build", "predict", "eval", "bench", "run", "record")
 
 
 def main() -> NoReturn:

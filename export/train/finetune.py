@@ -1,0 +1,214 @@
+"""Fine-tuning: a checkpoint and a data set → a checkpoint that export takes, and what the change was worth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgemm.bundle.files import write_atomically
+from edgemm.bundle.writing import check_target, writing
+from edgemm.errors import InputError, UsageError
+from edgemm.export.checkpoint import Checkpoint, find_checkpoint
+from edgemm.export.locate import located
+from edgemm.export.train import freezing
+from edgemm.export.train.data import Splits, load
+from edgemm.export.train.loop import Loop, Progress, prepared
+from edgemm.export.train.objectives import registry
+from edgemm.export.train.objectives.base import Objective
+from edgemm.export.train.options import TrainOptions
+
+_MARK = {"marker": "config.json", "what": "checkpoint"}
+_SHOWN = 24  # examples in the report
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run came to. `history` has what was logged at each step, `examples` (what was shown, expected, said).
+
+    `trained` and `parameters` are counts of weights.
+    """
+
+    checkpoint: Path
+    task: str
+    metrics_before: Mapping[str, float]
+    metrics_after: Mapping[str, float]
+    seconds: float
+    steps: int
+    examples_per_s: float
+    trained: int
+    parameters: int
+    rows: Mapping[str, int]
+    history: tuple[Mapping[str, float], ...] = ()
+    examples: tuple[tuple[str, str, str], ...] = ()
+    judged: tuple[tuple[Any, Any], ...] = field(default=(), repr=False)
+
+
+def finetune(
+    checkpoint: Path | str,
+    data: Path,
+    target: Path,
+    *,
+    task: str | None = None,
+    options: TrainOptions | None = None,
+    validation: Path | None = None,
+    test: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda _what, _share: None,
+) -> TrainReport:
+    """Train `checkpoint` (a directory, a hub id or an adapter) on `data`; write it to `target` with its report.
+
+    A run that was killed goes on from its last checkpoint, which stands beside `target` (`<target>.training`) until the
+    end, if it is started again with the same choices.
+
+    Raises CheckpointError for a checkpoint that cannot be trained, UsageError for choices that do not fit it or a run
+    of other choices that is unfinished, InputError that names the row for a useless one, StorageError for a full disk.
+    """
+    options = options or TrainOptions()
+    target = target.absolute()
+    check_target(target, overwrite=overwrite, **_MARK)
+    start = time.perf_counter()
+    with located(checkpoint) as path:
+        source = _part(find_checkpoint(path), task)
+        kind = registry.find(source, task)
+        progress("reading the data", 0.0)
+        splits = load(data, validation=validation, test=test, seed=options.seed)
+        _check_fields(kind, splits)
+        objective = kind.load(source, splits, options)
+        work = _working_directory(target, source, splits, options, overwrite=overwrite)
+        loop = prepared(objective, freezing.apply(objective.model, options), splits, options, work, progress)
+        before = _before(work, loop, splits, progress)
+        loop.go()
+        progress("judging", 1.0)
+        after, pairs = loop.judge(splits.test)
+        report = _report(target, task or kind.metric, loop, splits, (before, after), pairs, time.perf_counter() - start)
+        _write(objective, loop, target, report, overwrite=overwrite)
+    shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def _part(source: Checkpoint, task: str | None) -> Checkpoint:
+    """The model of a composite checkpoint that the task is for."""
+    if len(source.parts) == 1:
+        return source
+    parts = {name: find_checkpoint(path) for name, path in source.parts.items()}
+    able = {name: part for name, part in parts.items() if registry.tasks_of(part.model_type)}
+    fits = [part for part in able.values() if task is None or task in registry.tasks_of(part.model_type)]
+    if len(fits) != 1:
+        tasks = {name: ", ".join(registry.tasks_of(part.model_type)) for name, part in able.items()}
+        known = "; ".join(f"{name}: {what}" for name, what in tasks.items())
+        raise UsageError(f"{source.path} holds {len(parts)} models", hint=f"name the task (--task): {known}")
+    return fits[0]
+
+
+def _check_fields(kind: type[Objective], splits: Splits) -> None:
+    has = splits.train.fields
+    if kind.fields and not set(kind.fields) & {*has, *(("image", "audio", "video") if "file_name" in has else ())}:
+        raise InputError(
+            f"{splits.train.name} has none of {', '.join(kind.fields)}, which this task learns from",
+            hint=f"it has {', '.join(has)}",
+        )
+
+
+def _working_directory(
+    target: Path, source: Checkpoint, splits: Splits, options: TrainOptions, *, overwrite: bool
+) -> Path:
+    """Where the run keeps what it goes on from, its choices noted in it."""
+    work = target.with_name(f"{target.name}.training")
+    about = {
+        "options": options.digest,
+        "checkpoint": source.model_type,
+        "weights": [[f.name, f.stat().st_size] for f in source.weight_files],
+        "rows": {name: _rows_digest(getattr(splits, name)) for name in ("train", "validation", "test")},
+    }
+    note = work / "run.json"
+    if note.is_file() and json.loads(note.read_text()) != about:
+        if not overwrite:
+            raise UsageError(
+                f"{work} holds an unfinished run with other choices or other data",
+                hint="repeat that run's command to finish it, or add --overwrite to throw it away",
+            )
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    write_atomically(note, json.dumps(about, indent=1).encode())
+    return work
+
+
+def _rows_digest(rows: Any) -> str:
+    sha = hashlib.sha256()
+    for name in rows.fields:
+        sha.update(json.dumps([name, rows.column(name)], sort_keys=True, default=_plain).encode())
+    return sha.hexdigest()
+
+
+def _plain(value: Any) -> str:
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
+
+
+def _before(work: Path, loop: Loop, splits: Splits, progress: Progress) -> dict[str, float]:
+    """The metrics of the untrained model on the test rows, measured once a run."""
+    note = work / "before.json"
+    if note.is_file():
+        known: dict[str, float] = json.loads(note.read_text())
+        return known
+    progress("judging the checkpoint as it is", 0.0)
+    found, _ = loop.judge(splits.test)
+    write_atomically(note, json.dumps(found).encode())
+    return found
+
+
+def _report(
+    target: Path,
+    task: str,
+    loop: Loop,
+    splits: Splits,
+    metrics: tuple[dict[str, float], dict[str, float]],
+    pairs: list[tuple[Any, Any]],
+    seconds: float,
+) -> TrainReport:
+    history = loop.history
+    speed = next((h["train_samples_per_second"] for h in reversed(history) if "train_samples_per_second" in h), 0.0)
+    show = loop.objective.show
+    shown = [
+        (what_is_shown(splits.test[i].values), show(expected), show(said))
+        for i, (expected, said) in enumerate(pairs[:_SHOWN])
+    ]
+    trained, parameters = freezing.trainable(loop.model)
+    return TrainReport(
+        checkpoint=target,
+        task=task,
+        metrics_before=metrics[0],
+        metrics_after=metrics[1],
+        seconds=seconds,
+        steps=loop.state.global_step,
+        examples_per_s=speed,
+        trained=trained,
+        parameters=parameters,
+        rows={name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
+        history=tuple(history),
+        examples=tuple(shown),
+        judged=tuple(pairs),
+    )
+
+
+def what_is_shown(values: Mapping[str, Any]) -> str:
+    """A row's medium and question, in short."""
+    names = [str(values[n]) for n in ("image", "audio", "video", "file_name") if isinstance(values.get(n), str)]
+    asked = values.get("question") or values.get("user")
+    return ", ".join([*names, *([str(asked)] if asked else [])])
+
+
+def _write(objective: Objective, loop: Loop, target: Path, report: TrainReport, *, overwrite: bool) -> None:
+    from edgemm.export.train.report import write_report
+
+    if not loop.is_world_process_zero():
+        return
+    model = freezing.merged(loop.accelerator.unwrap_model(loop.model))
+    with writing(target, overwrite=overwrite, **_MARK) as partial:
+        objective.save(model, partial)
+        write_report(partial, report)

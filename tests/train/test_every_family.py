@@ -1,0 +1,52 @@
+"""Every family that has an objective learns a handful of rows by heart, and export takes what comes out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgemm.export.checkpoint import find_checkpoint
+from edgemm.export.train import freezing
+from edgemm.export.train.data import Splits, load
+from edgemm.export.train.loop import prepared
+from edgemm.export.train.objectives import registry
+from edgemm.export.train.options import TrainOptions
+from tests.export.exported import FAMILIES, TINY, checkpoint
+from tests.train import data_sets
+
+_SOUNDS = ("transcribe",)
+_AUDIO_MODELS = ("audio-spectrogram-transformer", "clap", "qwen2_audio", "moonshine", "whisper", "wav2vec2", "hubert")
+
+
+def trainable():
+    """(tiny checkpoint, task) of all that has an objective."""
+    found = []
+    for name in TINY | FAMILIES:
+        kind = find_checkpoint(checkpoint(name)).model_type
+        found += [pytest.param(name, task, id=f"{name}-{task}") for task in registry.tasks_of(kind)[:1]]
+    return found
+
+
+def data_for(kind, place):
+    if kind in _AUDIO_MODELS:
+        return data_sets.tones(place)
+    return data_sets.couples(place) if kind == "bert" else data_sets.colours(place)
+
+
+@pytest.mark.parametrize(("name", "task"), trainable())
+def test_learns_a_few_rows_by_heart(name, task, tmp_path):
+    source = find_checkpoint(checkpoint(name))
+    data = load(data_for(source.model_type, tmp_path / "data"))
+    rows = data.train[:4]
+    splits = Splits(rows, rows, rows)
+    options = TrainOptions(steps=12, batch=4, learning_rate=3e-3, warmup=0.0, schedule="constant", max_new_tokens=8)
+    objective = registry.find(source, task).load(source, splits, options)
+    model = freezing.apply(objective.model, options)
+    loop = prepared(objective, model, splits, options, tmp_path / "run")
+    loop.go()
+    losses = [row["loss"] for row in loop.history if "loss" in row]
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:2])
+    metrics, pairs = loop.judge(rows)
+    assert objective.metric in metrics
+    assert len(pairs) == 4
