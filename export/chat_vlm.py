@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from edgemm.export.checkpoint import Checkpoint
-from edgemm.export.model_plan import Example, Reference
+from edgemm.export.model_plan import Example, Original, Reference
 from edgemm.export.plans import DecoderShape
 from edgemm.tasks.prompts import make_prompt
 from edgemm.tasks.prompts.base import Context, Prompt, user
@@ -37,10 +37,11 @@ def image_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     return checkpoint.json("preprocessor_config.json") or (inside if isinstance(inside, dict) else {})
 
 
-def chat_reference(
-    original: Any, context: Context, inputs_of: Callable[[Prompt, Example], Inputs]
-) -> Callable[[Example], Reference]:
-    """What the original's `generate` says to an example; `inputs_of` gives what it takes beside the ids."""
+def chat_original(original: Any, context: Context, inputs_of: Callable[[Prompt, Example], Inputs]) -> dict[str, Any]:
+    """A plan's `original` and its `reference`: what `generate` says to an example.
+
+    `inputs_of` gives what the model takes beside the prompt's ids.
+    """
 
     def reference(example: Example) -> Reference:
         images = [] if example.image is None else [example.image]
@@ -51,4 +52,4 @@ def chat_reference(
             said = original.generate(**inputs, max_new_tokens=STEPS, do_sample=False)[0, ids.shape[1] :]
         return Reference(tokens=tuple(i for i in said.tolist() if i not in context.tokens.eos))
 
-    return reference
+    return {"reference": reference, "original": Original(original, context=context, inputs_of=inputs_of)}

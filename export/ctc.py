@@ -15,7 +15,7 @@ from edgemm.errors import CheckpointError
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import GraphPlan, Port
 from edgemm.export.loading import from_pretrained
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.plans import BATCH
 from edgemm.export.taggers import Arrays, Logits, hear
 from edgemm.export.tracing import use_plain_attention
@@ -57,6 +57,7 @@ def ctc_plan(checkpoint: Checkpoint, model_type: str, cls: type[PreTrainedModel]
         labels=tokens,
         feeds=feeds,
         reference=reference,
+        original=Original(original),
         takes="audio",
     )
 

@@ -23,7 +23,7 @@ from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Feeds, GraphPlan, Port, Sizes
 from edgemm.export.image_spec import edges_spec, image_spec
 from edgemm.export.loading import load_pair
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.plans import BATCH
 
 Tensors = tuple[torch.Tensor, ...]
@@ -241,6 +241,7 @@ def detector_plan(checkpoint: Checkpoint, model_type: str, detector: Detector) -
         labels=tuple(str(names.get(i, i)) for i in range(int(classes))),
         feeds=feeds,
         reference=reference,
+        original=Original(detector.original),
     )
 
 

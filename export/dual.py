@@ -15,7 +15,7 @@ from edgemm.bundle.spec import AudioSpec, NaFlexSpec, SimilaritySpec, TextSpec
 from edgemm.errors import CheckpointError
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Feeds, GraphPlan, Port, Sizes
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.plans import BATCH
 from edgemm.export.text import tokenizer_files
 
@@ -152,14 +152,15 @@ def dual_plan(
     graphs: tuple[GraphPlan, GraphPlan],
     similarity: SimilaritySpec,
     original: tuple[See, Read],
+    model: Any,
     *,
     image: Any = None,
     audio: AudioSpec | None = None,
 ) -> ModelPlan:
     """A tower for pictures or sound and one for texts.
 
-    `original` gives the untouched model's features of the first graph's inputs (and the example
-    that they were made of), and of a text's.
+    `original` gives the features that the untouched `model` makes of the first graph's inputs (and the example that
+    they were made of), and of a text's.
     """
     text, files = tokenizer_files(checkpoint)
     text = text.model_copy(update={"add_special_tokens": True})
@@ -185,6 +186,7 @@ def dual_plan(
         files=files,
         feeds=feeds,
         reference=reference,
+        original=Original(model, towers=original),
         takes=takes,
     )
 

@@ -20,8 +20,7 @@ def from_pretrained(cls: type[PreTrainedModel], checkpoint: Checkpoint, unused: 
     `unused` are prefixes of weights that no graph takes, and that published checkpoints lack.
     Raises CheckpointError where a weight is missing: transformers would draw it at random and go on.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quieten()
     try:
         model, info = cls.from_pretrained(
             checkpoint.path,
@@ -42,6 +41,12 @@ def from_pretrained(cls: type[PreTrainedModel], checkpoint: Checkpoint, unused: 
             hint="export the whole checkpoint; an adapter is merged first",
         )
     return model.eval()
+
+
+def quieten() -> None:
+    """Let transformers say errors only: what is worth a word is said by us."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def load_pair(cls: type[PreTrainedModel], checkpoint: Checkpoint, unused: tuple[str, ...] = ()) -> tuple[Any, Any]:

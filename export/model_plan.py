@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgemm.bundle.manifest import Precision, Processing
 from edgemm.bundle.spec import GenerationSpec, TokensSpec
 from edgemm.export.graph import GraphPlan
+from edgemm.tasks.prompts.base import Context, Prompt
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,22 @@ class ReadyGraph:
 
 
 @dataclass(frozen=True)
+class Original:
+    """The untouched model of transformers: what graphs are compared with, and what is trained.
+
+    A chat model has the `context` of its prompts, and `inputs_of`: what it is called with beside the prompt's ids. A
+    dual encoder has `towers`: the features of what its first graph is fed (and the example that it was made of), and of
+    what its second is. Any other takes what `ModelPlan.feeds` makes of an example, after `renamed`.
+    """
+
+    model: Any
+    renamed: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    towers: tuple[Callable[[Any, Example], Any], Callable[[Any], Any]] | None = None
+    context: Context | None = None
+    inputs_of: Callable[[Prompt, Example], dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
 class ModelPlan:
     """One model: its graphs, its host side, and the original's answer to an example.
 
@@ -70,4 +87,5 @@ class ModelPlan:
     labels: tuple[str, ...] = ()
     feeds: Callable[[Example], dict[str, dict[str, NDArray[Any]]]] | None = None
     reference: Callable[[Example], Reference] | None = None
+    original: Original | None = None
     takes: Literal["image", "audio", "question"] = "image"

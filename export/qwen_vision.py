@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import PatchesSpec
 from edgemm.errors import CheckpointError
-from edgemm.export.chat_vlm import Inputs, chat_reference, image_settings, language_shape
+from edgemm.export.chat_vlm import Inputs, chat_original, image_settings, language_shape
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.generation import generation_spec
 from edgemm.export.graph import Feeds, GraphPlan, Port, Sizes
@@ -258,9 +258,7 @@ def vision_language_plan(
         context=shape.context,
         files=files,
         feeds=feeds,
-        reference=chat_reference(
-            original, context, lambda prompt, example: _originals_inputs(prompt, example, context, spec)
-        ),
+        **chat_original(original, context, lambda prompt, example: _originals_inputs(prompt, example, context, spec)),
     )
 
 

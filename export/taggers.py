@@ -17,7 +17,7 @@ from edgemm.bundle.spec import KaldiMelSpec, RawAudioSpec, ResizeCropSpec, Video
 from edgemm.errors import CheckpointError
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Feeds, GraphPlan, Port
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.plans import BATCH
 
 Arrays = dict[str, NDArray[Any]]
@@ -94,7 +94,7 @@ def picture_tagger(
         single_graph(module or Logits(traced), sight.port, original.config.num_labels),
         Processing(image=sight.spec, video=video, functions=functions(original.config)),
         sight.prepare,
-        lambda feeds: original(**feeds).logits,
+        Original(original),
     )
 
 
@@ -104,14 +104,15 @@ def tagger_plan(
     graph: GraphPlan,
     processing: Processing,
     prepare: Prepare,
-    logits: Callable[[Feeds], torch.Tensor],
+    original: Original,
 ) -> ModelPlan:
-    """One graph that classifies; `logits` asks the untouched model."""
+    """One graph that classifies."""
     sigmoid = processing.functions.get("scores") == "sigmoid"
 
     def reference(example: Example) -> Reference:
         with torch.no_grad():
-            values = logits({k: torch.from_numpy(v) for k, v in prepare(example).items()})[0]
+            inputs = original.renamed({k: torch.from_numpy(v) for k, v in prepare(example).items()})
+            values = original.model(**inputs).logits[0]
         scores = values.sigmoid() if sigmoid else values.softmax(-1)
         return Reference(probabilities=np.asarray(scores.numpy(), np.float32))
 
@@ -127,6 +128,7 @@ def tagger_plan(
         labels=labels_of(config),
         feeds=feeds,
         reference=reference,
+        original=original,
         takes="audio" if processing.audio is not None else "image",
     )
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import TextSpec, TilesSpec
-from edgemm.export.chat_vlm import chat_reference, image_settings, language_shape
+from edgemm.export.chat_vlm import chat_original, image_settings, language_shape
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.generation import generation_spec
 from edgemm.export.graph import Feeds, GraphPlan, Port
@@ -97,7 +97,7 @@ def tiles_plan(
         context=shape.context,
         files=files,
         feeds=lambda example: _feeds(example, image),
-        reference=chat_reference(original, context, _originals_inputs),
+        **chat_original(original, context, _originals_inputs),
     )
 
 

@@ -53,7 +53,7 @@ def _is_locked(directory: Path) -> bool:
 
 
 def check_target(target: Path, *, overwrite: bool, marker: str = MANIFEST_NAME, what: str = "bundle") -> None:
-    """Refuse a target that exists, before any work is done. `overwrite` admits a `what` only: it has a file `marker`."""
+    """Refuse a target that exists, before any work is done. `overwrite` admits a `what`, which has a file `marker`."""
     if not target.exists() and not target.is_symlink():
         return
     if target.is_dir() and not any(target.iterdir()):

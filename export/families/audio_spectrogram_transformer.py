@@ -15,7 +15,7 @@ from edgemm.errors import CheckpointError
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Feeds, Port
 from edgemm.export.loading import load_pair
-from edgemm.export.model_plan import ModelPlan
+from edgemm.export.model_plan import ModelPlan, Original
 from edgemm.export.taggers import functions, hear, single_graph, tagger_plan
 from edgemm.export.tracing import use_plain_attention
 
@@ -48,7 +48,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         single_graph(Tagger(traced), port, original.config.num_labels),
         Processing(audio=spec, functions=functions(original.config)),
         lambda example: hear(example, spec),
-        lambda feeds: original(feeds["input_features"].transpose(1, 2)).logits,
+        Original(original, lambda feeds: {"input_values": feeds["input_features"].transpose(1, 2)}),
     )
 
 

@@ -17,7 +17,7 @@ from edgemm.export import dual
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Feeds
 from edgemm.export.loading import load_pair
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.text import tokenizer_files
 from edgemm.export.tracing import padding_bias, use_plain_attention
 
@@ -58,7 +58,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     """One graph: text_encoder."""
     original, traced = load_pair(BertModel, checkpoint, unused=("pooler.",))
     use_plain_attention(traced)
-    config, pooling = original.config, _pooling(checkpoint)
+    config, pooling = original.config, pooling_of(checkpoint)
     text, files = tokenizer_files(checkpoint)
     text = text.model_copy(update={"add_special_tokens": True})
     similarity = _similarity(checkpoint, config.max_position_embeddings)
@@ -81,11 +81,12 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         processing=Processing(text=text, similarity=similarity),
         files=files,
         reference=reference,
+        original=Original(original),
         takes="question",
     )
 
 
-def _pooling(checkpoint: Checkpoint) -> str:
+def pooling_of(checkpoint: Checkpoint) -> str:
     """As sentence-transformers wrote it; a checkpoint without its files is pooled by the mean."""
     settings: dict[str, Any] = checkpoint.json(_POOLING)
     wanted = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value is True]

@@ -20,7 +20,7 @@ from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import Feeds, Port
 from edgemm.export.image_spec import image_spec
 from edgemm.export.loading import load_pair
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.picture_vlm import picture_feeds
 from edgemm.export.plans import DecoderExtras, DecoderShape, decoder_plan, embed_plan
 from edgemm.export.seq2seq import (
@@ -160,6 +160,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         files=files,
         feeds=feeds,
         reference=reference,
+        original=Original(original),
     )
 
 

@@ -97,7 +97,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         return original.get_audio_features(input_features=feeds["input_features"].transpose(1, 2).unsqueeze(1))
 
     features = hear, lambda feeds: original.get_text_features(**feeds)
-    return dual.dual_plan(checkpoint, MODEL_TYPE, graphs, similarity, features, audio=spec)
+    return dual.dual_plan(checkpoint, MODEL_TYPE, graphs, similarity, features, original, audio=spec)
 
 
 def _sound_plan(module: nn.Module, spec: RepeatMelSpec, dim: int) -> GraphPlan:

@@ -67,4 +67,4 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         ),
     )
     features = dual.original_features(original)
-    return dual.dual_plan(checkpoint, MODEL_TYPE, graphs, similarity, features, image=spec)
+    return dual.dual_plan(checkpoint, MODEL_TYPE, graphs, similarity, features, original, image=spec)

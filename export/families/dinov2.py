@@ -15,7 +15,7 @@ from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.dual import Pooled, features_of, picture_plan, unit_vector
 from edgemm.export.image_spec import image_spec
 from edgemm.export.loading import load_pair
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.taggers import Sight, fixed_positions, has_head, picture_tagger
 from edgemm.export.tracing import use_plain_attention
 
@@ -62,4 +62,5 @@ def _embedder(original: Any, traced: Any, sight: Sight) -> ModelPlan:
         processing=Processing(image=sight.spec),
         feeds=feeds,
         reference=reference,
+        original=Original(original),
     )

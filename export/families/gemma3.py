@@ -12,7 +12,7 @@ from transformers import Gemma3ForConditionalGeneration
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import ChatSpec, MaskSpec, ResizeCropSpec, TextSpec
 from edgemm.errors import CheckpointError
-from edgemm.export.chat_vlm import chat_reference, image_settings, language_shape
+from edgemm.export.chat_vlm import chat_original, image_settings, language_shape
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.generation import generation_spec
 from edgemm.export.image_spec import image_spec
@@ -82,7 +82,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         context=shape.context,
         files=files,
         feeds=picture_feeds(image),
-        reference=chat_reference(original, Context(processing, tokens, tokenizer), _originals_inputs),
+        **chat_original(original, Context(processing, tokens, tokenizer), _originals_inputs),
     )
 
 

@@ -8,7 +8,7 @@ from transformers import LlavaForConditionalGeneration
 
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import ResizeCropSpec, TextSpec
-from edgemm.export.chat_vlm import chat_reference, image_settings, language_shape
+from edgemm.export.chat_vlm import chat_original, image_settings, language_shape
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.generation import generation_spec
 from edgemm.export.image_spec import image_spec, square_fill
@@ -65,7 +65,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         context=shape.context,
         files=files,
         feeds=picture_feeds(image),
-        reference=chat_reference(original, context, pixels_of),
+        **chat_original(original, context, pixels_of),
     )
 
 

@@ -11,7 +11,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import TextSpec
 from edgemm.errors import CheckpointError
-from edgemm.export.chat_vlm import chat_reference, image_settings, language_shape
+from edgemm.export.chat_vlm import chat_original, image_settings, language_shape
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.generation import generation_spec
 from edgemm.export.image_spec import anyres_spec
@@ -74,7 +74,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         context=shape.context,
         files=files,
         feeds=picture_feeds(image),
-        reference=chat_reference(original, context, _originals_inputs),
+        **chat_original(original, context, _originals_inputs),
     )
 
 

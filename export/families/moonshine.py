@@ -17,7 +17,7 @@ from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.generation import generation_spec
 from edgemm.export.graph import Port
 from edgemm.export.loading import load_pair, token_ids
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.plans import decoder_plan, embed_plan
 from edgemm.export.speech import audio_encoder_plan
 from edgemm.export.text import tokenizer_files
@@ -100,6 +100,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         files=files,
         feeds=feeds,
         reference=reference,
+        original=Original(original),
         takes="audio",
     )
 

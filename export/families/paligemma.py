@@ -10,7 +10,7 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import MaskSpec
-from edgemm.export.chat_vlm import chat_reference, image_settings, language_shape
+from edgemm.export.chat_vlm import chat_original, image_settings, language_shape
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.generation import generation_spec
 from edgemm.export.image_spec import image_spec
@@ -67,7 +67,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         context=shape.context,
         files=files,
         feeds=picture_feeds(image),
-        reference=chat_reference(original, context, _originals_inputs),
+        **chat_original(original, context, _originals_inputs),
     )  # fmt: skip
 
 

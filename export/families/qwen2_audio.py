@@ -12,7 +12,7 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from edgemm.bundle.manifest import Processing
 from edgemm.bundle.spec import LogMelSpec
-from edgemm.export.chat_vlm import chat_reference, language_shape
+from edgemm.export.chat_vlm import chat_original, language_shape
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.generation import generation_spec
 from edgemm.export.graph import Feeds, GraphPlan, Port, Sizes
@@ -85,7 +85,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         context=shape.context,
         files=files,
         feeds=feeds,
-        reference=chat_reference(original, context, lambda _, example: _originals_inputs(example, spec)),
+        **chat_original(original, context, lambda _, example: _originals_inputs(example, spec)),
         takes="audio",
     )
 

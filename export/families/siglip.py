@@ -46,4 +46,4 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         dual.text_plan(dual.Pooled(traced.text_model, "input_ids"), similarity, text.vocab_size, dim, masked=False),
     )
     features = dual.original_features(original)
-    return dual.dual_plan(checkpoint, MODEL_TYPE, graphs, similarity, features, image=spec)
+    return dual.dual_plan(checkpoint, MODEL_TYPE, graphs, similarity, features, original, image=spec)

@@ -71,7 +71,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         )
 
     features = see, dual.original_features(original)[1]
-    return dual.dual_plan(checkpoint, MODEL_TYPE, graphs, similarity, features, image=spec)
+    return dual.dual_plan(checkpoint, MODEL_TYPE, graphs, similarity, features, original, image=spec)
 
 
 def _vision_plan(module: nn.Module, spec: NaFlexSpec, dim: int) -> GraphPlan:

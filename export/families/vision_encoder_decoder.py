@@ -19,7 +19,7 @@ from edgemm.export.chat_vlm import image_settings
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.image_spec import image_spec
 from edgemm.export.loading import from_pretrained, shared_copy, token_ids
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.picture_vlm import picture_feeds
 from edgemm.export.plans import DecoderShape, decoder_plan, embed_plan
 from edgemm.export.seq2seq import (
@@ -181,4 +181,5 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         files=files,
         feeds=feeds,
         reference=reference,
+        original=Original(original),
     )

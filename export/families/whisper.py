@@ -16,7 +16,7 @@ from edgemm.export import generation
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.graph import GraphPlan, Port
 from edgemm.export.loading import load_pair, token_ids
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.plans import DecoderExtras, DecoderShape, decoder_plan, embed_plan
 from edgemm.export.speech import audio_encoder_plan, log_mel_spec
 from edgemm.export.text import tokenizer_files
@@ -82,6 +82,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         files=files,
         feeds=feeds,
         reference=reference,
+        original=Original(original),
         takes="audio",
     )
 

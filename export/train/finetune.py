@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import set_seed
+
 from edgemm.bundle.files import write_atomically
 from edgemm.bundle.writing import check_target, writing
 from edgemm.errors import InputError, UsageError
@@ -79,6 +81,7 @@ def finetune(
         progress("reading the data", 0.0)
         splits = load(data, validation=validation, test=test, seed=options.seed)
         _check_fields(kind, splits)
+        set_seed(options.seed)
         objective = kind.load(source, splits, options)
         work = _working_directory(target, source, splits, options, overwrite=overwrite)
         loop = prepared(objective, freezing.apply(objective.model, options), splits, options, work, progress)
@@ -178,7 +181,7 @@ def _report(
         (what_is_shown(splits.test[i].values), show(expected), show(said))
         for i, (expected, said) in enumerate(pairs[:_SHOWN])
     ]
-    trained, parameters = freezing.trainable(loop.model)
+    trained, parameters = freezing.trainable(loop.trained)
     return TrainReport(
         checkpoint=target,
         task=task,
@@ -208,7 +211,7 @@ def _write(objective: Objective, loop: Loop, target: Path, report: TrainReport, 
 
     if not loop.is_world_process_zero():
         return
-    model = freezing.merged(loop.accelerator.unwrap_model(loop.model))
+    model = freezing.merged(loop.trained)
     with writing(target, overwrite=overwrite, **_MARK) as partial:
         objective.save(model, partial)
         write_report(partial, report)

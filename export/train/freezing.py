@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+import warnings
 from typing import Any
 
 from torch import nn
@@ -20,7 +20,15 @@ STAGES = {
     "decoder": ("*decoder*",),
     "embeddings": ("*embed*",),
     "norms": ("*norm*", "*layernorm*", "*ln_*", "*.bn*"),
-    "head": ("*classifier*", "*lm_head*", "*proj_out*", "*class_embed*", "*bbox_*", "*class_labels_classifier*", "*_fc.*"),
+    "head": (
+        "*classifier*",
+        "*lm_head*",
+        "*proj_out*",
+        "*class_embed*",
+        "*bbox_*",
+        "*class_labels_classifier*",
+        "*_fc.*",
+    ),
 }
 """Stage → patterns of the names that transformers gives its parameters."""
 
@@ -61,7 +69,10 @@ def _adapted(model: nn.Module, options: TrainOptions) -> Any:
     kept = [n for n, p in model.named_parameters() if options.unfreeze and p.requires_grad]
     settings = LoraConfig(r=options.lora, lora_alpha=2 * options.lora, target_modules=targets, bias="none")
     try:
-        adapted = get_peft_model(model, settings)
+        with warnings.catch_warnings():
+            # peft still asks transformers by a name that is going away.
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = get_peft_model(model, settings)
     except ValueError as error:
         raise UsageError(
             f"no layer for adapters is called {', '.join(targets)}", hint="leave --lora-targets out"
@@ -91,13 +102,12 @@ def trainable(model: nn.Module) -> tuple[int, int]:
     return sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
 
 
-def set_dropout(config: Any, share: float) -> Sequence[str]:
-    """Set every dropout of a configuration and of those inside it; return their names."""
-    found = []
-    for name, value in vars(config).items():
-        if name.endswith(("dropout", "dropout_prob", "dropout_rate", "_drop")) and isinstance(value, (int, float)):
-            setattr(config, name, share)
-            found.append(name)
-        elif hasattr(value, "to_dict"):
-            found += [f"{name}.{inner}" for inner in set_dropout(value, share)]
-    return found
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Set every dropout of a model: modules, and the shares that its own layers keep as numbers."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = share
+            continue
+        for name, value in list(vars(module).items()):
+            if name.endswith(("dropout", "dropout_p", "dropout_prob")) and isinstance(value, (int, float)):
+                setattr(module, name, share)

@@ -22,11 +22,11 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from edgemm.errors import UsageError
 from edgemm.export.train.data import Samples, Splits
-from edgemm.export.train.objectives.base import Objective
+from edgemm.export.train.objectives.base import Lesson, Objective
 from edgemm.export.train.options import TrainOptions
 
 Progress = Callable[[str, float], None]
-STATE = "trainer_state.json"
+STATE, WEIGHTS = "trainer_state.json", "weights.pt"
 BEST = "best"
 _KEPT = 2  # checkpoints to go on from
 _LESS_IS_BETTER = ("loss", "wer", "cer")
@@ -43,14 +43,15 @@ def prepared(
     """A loop that trains `model` on the first split, steered by the second."""
     metric = options.metric or objective.metric
     greater = objective.greater if metric == objective.metric else metric not in _LESS_IS_BETTER
+    lesson = Lesson(objective, model)
     loop = Loop(
         objective,
         KeepBest(work / BEST, metric, greater=greater, patience=options.patience),
-        model=model,
+        model=lesson,
         args=arguments(options, work),
         train_dataset=splits.train,
         eval_dataset=splits.validation[: options.evaluate_limit],
-        data_collator=lambda rows: objective.batch(rows, training=model.training),
+        data_collator=lambda rows: objective.batch(rows, training=lesson.training),
         optimizer_cls_and_kwargs=optimizer(options),
         callbacks=[Tell(progress)],
     )
@@ -84,7 +85,7 @@ def arguments(options: TrainOptions, work: Path) -> TrainingArguments:
         logging_steps=1,
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
-        label_names=["labels"],
+        label_names=[],
         dataloader_num_workers=options.workers,
         seed=options.seed,
         data_seed=options.seed,
@@ -120,36 +121,44 @@ def last_complete(work: Path) -> Path | None:
     return None
 
 
-class Loop(Trainer):  # type: ignore[misc]
+class Loop(Trainer):
     """Trainer with the objective's loss and, at every evaluation, its metrics."""
 
     def __init__(self, objective: Objective, best: KeepBest, **more: Any) -> None:
         super().__init__(**more)
-        self.objective, self._best = objective, best
+        self.objective, self._best, self.can_return_loss = objective, best, True
         self.add_callback(best)
         # Ours is a mean over the batch: accumulated ones are averaged.
         self.model_accepts_loss_kwargs = False
 
     def go(self) -> None:
-        """Train to the end, from the last complete checkpoint if there is one; then the best weights are in the model."""
+        """Train to the end, from the last complete checkpoint if there is one; the model then has the best weights."""
         last = last_complete(Path(self.args.output_dir))
         self.train(resume_from_checkpoint=str(last) if last else None)
         self._best.restore(self)
+
+    @property
+    def trained(self) -> Any:
+        """The model itself, with its adapters if it has any."""
+        return self.accelerator.unwrap_model(self.model).model
 
     @property
     def history(self) -> list[dict[str, float]]:
         """What was logged at each step: `step`, and losses, rates and metrics."""
         return list(self.state.log_history)
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        loss, outputs = self.objective.compute(model, inputs)
-        return (loss, outputs) if return_outputs else loss
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Weights by the model's own names: transformers writes published ones, and reads only some of them back."""
+        place = Path(output_dir or self.args.output_dir)
+        place.mkdir(parents=True, exist_ok=True)
+        torch.save(state_dict or self.accelerator.unwrap_model(self.model).state_dict(), place / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        weights = torch.load(Path(resume_from_checkpoint) / WEIGHTS, map_location="cpu", weights_only=True)
+        (model or self.model).load_state_dict(weights)
 
     def evaluation_loop(
         self,
@@ -167,7 +176,7 @@ class Loop(Trainer):  # type: ignore[misc]
     def judge(self, rows: Samples) -> tuple[dict[str, float], list[tuple[Any, Any]]]:
         """The metrics of what the model says to `rows`, and (expected, said) of each. Every process does its share."""
         objective, size = self.objective, self.args.per_device_eval_batch_size
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.trained
         pairs: list[tuple[Any, Any]] = []
         with _judging(model), self.accelerator.split_between_processes(list(range(len(rows)))) as own:
             for start in range(0, len(own), size):
@@ -192,7 +201,7 @@ def _judging(model: Any) -> Iterator[None]:
         model.train(was)
 
 
-class KeepBest(TrainerCallback, ExportableState):  # type: ignore[misc]
+class KeepBest(TrainerCallback, ExportableState):
     """Keeps the weights of the best evaluation, and stops where `patience` evaluations were no better."""
 
     def __init__(self, place: Path, metric: str, *, greater: bool, patience: int) -> None:
@@ -221,7 +230,7 @@ class KeepBest(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def restore(self, loop: Trainer) -> None:
         """Put the best weights into the model."""
-        path = Path(self.place) / "weights.pt"
+        path = Path(self.place) / WEIGHTS
         if path.is_file():
             loop.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=False)
 
@@ -233,10 +242,10 @@ def _write_weights(model: Any, place: Path) -> None:
     buffers = {n for n, _ in model.named_buffers()}
     values = {n: v for n, v in model.state_dict().items() if n in trained or n in buffers}
     torch.save(values, place / "weights.partial")
-    (place / "weights.partial").replace(place / "weights.pt")
+    (place / "weights.partial").replace(place / WEIGHTS)
 
 
-class Tell(TrainerCallback):  # type: ignore[misc]
+class Tell(TrainerCallback):
     """Says how far the run is, with the last loss."""
 
     def __init__(self, progress: Progress) -> None:
@@ -247,4 +256,3 @@ class Tell(TrainerCallback):  # type: ignore[misc]
         if loss is not None and state.max_steps:
             what = f"step {state.global_step} of {state.max_steps}, loss {float(loss):.3f}"
             self._progress(what, state.global_step / state.max_steps)
-

@@ -84,8 +84,8 @@ def _draw(axis: Any, history: Sequence[Mapping[str, float]], names: Iterable[str
     for name in names:
         points = [(row["step"], row[name]) for row in history if name in row]
         if points:
-            axis.plot(*zip(*points, strict=True), label=name.removeprefix("eval_") if name != "eval_loss" else "validation",
-                      marker="o" if len(points) < 30 else None, markersize=3)  # fmt: skip
+            shown = {"loss": "training", "eval_loss": "validation"}.get(name, name.removeprefix("eval_"))
+            axis.plot(*zip(*points, strict=True), label=shown, marker="o" if len(points) < 30 else None, markersize=3)
     axis.set_ylabel(label)
     axis.grid(alpha=0.3)
     axis.legend()
@@ -99,8 +99,8 @@ def page(report: TrainReport, picture: bytes) -> str:
 <title>{escape(report.checkpoint.name)}</title><style>{_STYLE}</style></head><body>
 <h1>{escape(report.checkpoint.name)}</h1>
 <p><code>{escape(command())}</code></p>
-<p>{report.steps} steps over {report.rows["train"]} rows in {report.seconds:.0f} s, {report.examples_per_s:.1f} examples a second;
-{report.trained:,} of {report.parameters:,} weights were trained.</p>
+<p>{report.steps} steps over {report.rows["train"]} rows in {report.seconds:.0f} s, {report.examples_per_s:.1f} examples
+a second; {report.trained:,} of {report.parameters:,} weights were trained.</p>
 <h2>Before and after</h2>
 {_before_and_after(report)}
 <h2>Curves</h2>

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import soundfile
@@ -63,3 +64,23 @@ def couples(place: Path) -> Path:
     """Pairs of texts."""
     things = ["a red car", "the kitchen", "two people", "a green light", "the window", "seven robots"]
     return write_rows(place, [{"user": f"where is {t}?", "item": t, "score": 1.0} for t in things])
+
+
+def clips(place: Path, n: int = 4, frames: int = 6) -> Path:
+    """Videos of one colour each."""
+    place.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i in range(n):
+        name = list(COLOURS)[i % len(COLOURS)]
+        with av.open(place / f"{i}.mp4", "w") as file:
+            stream = file.add_stream("libx264", rate=4)
+            stream.width = stream.height = 64
+            stream.pix_fmt = "yuv420p"
+            for _ in range(frames):
+                picture = np.full((64, 64, 3), COLOURS[name], np.uint8)
+                for packet in stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")):
+                    file.mux(packet)
+            for packet in stream.encode():
+                file.mux(packet)
+        rows.append({"video": f"{i}.mp4", "label": name})
+    return write_rows(place, rows)

@@ -26,8 +26,9 @@ def pictures(tmp_path_factory):
 
 def test_a_classifier_gets_the_labels_of_the_data_and_export_takes_it(pictures, tmp_path):
     options = TrainOptions(**{**QUICK, "steps": 40, "learning_rate": 3e-3})
-    report = finetune(checkpoint("vit"), pictures, tmp_path / "tuned", options=options)
-    assert report.metrics_after["top1"] > report.metrics_before["top1"]
+    report = finetune(checkpoint("vit"), pictures, tmp_path / "tuned", options=options, test=pictures)
+    assert report.metrics_before["top1"] < 70
+    assert report.metrics_after["top1"] > 90
     found = json.loads((tmp_path / "tuned" / "report" / "report.json").read_text())
     assert found["metrics_after"] == dict(report.metrics_after)
     assert (tmp_path / "tuned" / "report" / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -35,7 +36,7 @@ def test_a_classifier_gets_the_labels_of_the_data_and_export_takes_it(pictures, 
     assert "http" not in page
     assert not (tmp_path / "tuned.training").exists()
     bundle = export(tmp_path / "tuned", tmp_path / "bundle")
-    assert bundle.manifest.models[0].labels == ("blue", "green", "red")
+    assert json.loads((bundle.bundle / "host" / "labels.json").read_text()) == ["blue", "green", "red"]
 
 
 def run(place, **more):
@@ -97,7 +98,7 @@ def test_choices_that_do_not_fit_are_refused(pictures, tmp_path, more, message):
 
 
 def test_a_data_set_without_what_the_task_needs_is_refused(tmp_path):
-    data = data_sets.write_rows(tmp_path / "d", [{"image": "a.png"}, {"image": "b.png"}])
+    data = data_sets.write_rows(tmp_path / "d", [{"image": "a.png"}] * 4)
     with pytest.raises(InputError, match="label"):
         run(tmp_path / "x", data=data)
 
@@ -119,21 +120,20 @@ def test_what_is_frozen_stays_and_adapters_are_merged(pictures, tmp_path):
     before = weights(checkpoint("vit"))
     run(tmp_path / "head", data=pictures, freeze=("all",), unfreeze=("head",))
     after = weights(tmp_path / "head")
-    assert {n for n in after if n in before and not (after[n] == before[n]).all()} <= {
-        "classifier.weight",
-        "classifier.bias",
-    }
+    body = [n for n in after if not n.startswith("classifier")]
+    assert all((after[n] == before[n]).all() for n in body)
     run(tmp_path / "lora", data=pictures, lora=2, unfreeze=("head",))
     adapted = weights(tmp_path / "lora")
     assert set(adapted) == set(after)
-    changed = {n for n in adapted if adapted[n].shape == before.get(n, adapted[n]).shape and n in before
-               and not (adapted[n] == before[n]).all()}
+    changed = {n for n in body if not (adapted[n] == before[n]).all()}
     assert any("query" in n or "q_proj" in n for n in changed)
     assert not any("layernorm" in n for n in changed)
 
 
 def test_early_stopping_by_the_metric(pictures, tmp_path):
-    report = run(tmp_path / "x", data=pictures, learning_rate=0.0, steps=30, evaluate_every=2, patience=2, weight_decay=0.0)
+    report = run(
+        tmp_path / "x", data=pictures, learning_rate=0.0, steps=30, evaluate_every=2, patience=2, weight_decay=0.0
+    )
     assert report.steps == 6
 
 

@@ -2,49 +2,93 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from edgemm.errors import CheckpointError
+from edgemm.export import families
 from edgemm.export.checkpoint import Checkpoint
-from edgemm.export.loading import from_pretrained
+from edgemm.export.loading import quieten
+from edgemm.export.model_plan import Example, ModelPlan, Original
+from edgemm.export.precision.calibration import RATE_HZ
 from edgemm.export.train.augment import Augment
 from edgemm.export.train.data import Sample, Splits
 from edgemm.export.train.freezing import set_dropout
 from edgemm.export.train.options import TrainOptions
 
 Batch = dict[str, Any]
+Feeds = dict[str, torch.Tensor]
 IGNORED = -100  # what torch's cross entropy leaves out
+_NOT_COPIED = ("*.safetensors", "*.bin", "*.index.json", "config.json", "report", "*.md", "*.onnx")
 
 
 class Objective(ABC):
-    """A model, its processor, and what a row means to them.
+    """A model, what its family says of it, and what a row means to it.
 
-    `metric` is what a run is steered by, `greater` whether more of it is better. `next_token` says that a position's
-    logits are of the label one further on, as in language models without an encoder.
+    Rows become inputs as they do on a device: by the host functions that the family names (`edgemm.processing`), which
+    equal transformers' processors. `metric` is what a run is steered by, `greater` whether more of it is better.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
     metric: ClassVar[str]
     greater: ClassVar[bool] = True
-    next_token: ClassVar[bool] = False
 
-    def __init__(self, model: Any, processor: Any, options: TrainOptions) -> None:
-        self.model, self.processor, self.options = model, processor, options
+    def __init__(self, checkpoint: Checkpoint, plan: ModelPlan, options: TrainOptions) -> None:
+        if plan.original is None:
+            raise CheckpointError(f"{checkpoint.path} is a {plan.model_type}, which is exported but not trained")
+        self.checkpoint, self.plan, self.options = checkpoint, plan, options
+        self.original: Original = plan.original
+        self.model: Any = plan.original.model
         self.augment = Augment(options.seed) if options.augment else None
+        if options.dropout is not None:
+            set_dropout(self.model, options.dropout)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, splits: Splits, options: TrainOptions) -> Objective:
-        """The checkpoint's own class and processor. Raises CheckpointError where it cannot be loaded."""
-        return cls(own_model(checkpoint, options), own_processor(checkpoint), options)
+        """The objective of a checkpoint. Raises CheckpointError where it cannot be loaded."""
+        quieten()
+        return cls(checkpoint, families.find(checkpoint.model_type).plan(checkpoint), options)
 
     @abstractmethod
     def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
-        """What the model is called with, labels included, so that its output has a loss."""
+        """What `compute` takes for rows, as tensors and lists and dicts of them."""
+
+    def compute(self, model: Any, batch: Batch) -> torch.Tensor:
+        """The loss of a batch: the mean over the labels of all its parts, which the model is called with one by one.
+
+        With label smoothing (Szegedy et al., arXiv 1512.00567) it is made from the logits, else it is the model's own.
+        """
+        sizes = [max(1, int((part["labels"] != IGNORED).sum())) for part in batch["parts"]]
+        losses = [self._loss(model, part) * n for part, n in zip(batch["parts"], sizes, strict=True)]
+        return torch.stack(losses).sum() / sum(sizes)
+
+    def _loss(self, model: Any, part: Batch) -> torch.Tensor:
+        outputs = model(**part)
+        if not self.options.label_smoothing:
+            loss: torch.Tensor = outputs.loss
+            return loss
+        logits, labels = outputs.logits, part["labels"]
+        if self.next_token:
+            logits, labels = logits[:, -labels.shape[1] :][:, :-1], labels[:, 1:]
+        return nn.functional.cross_entropy(
+            logits.flatten(0, -2).float(),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=self.options.label_smoothing,
+        )
+
+    @property
+    def next_token(self) -> bool:
+        """Whether a position's logits are of the label one further on, as in decoders without an encoder."""
+        return False
 
     @abstractmethod
     def say(self, model: Any, samples: Sequence[Sample]) -> list[Any]:
@@ -62,73 +106,69 @@ class Objective(ABC):
         """What was said or expected, for people."""
         return str(value)
 
-    def compute(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        """The loss of a batch, and the model's outputs.
+    def example(self, sample: Sample, *, training: bool) -> Example:
+        """A row's picture, sound and question."""
+        image, audio = self.picture(sample), self.sound(sample)
+        if training and self.augment:
+            image = None if image is None else self.augment.picture(image)
+            audio = None if audio is None else self.augment.sound(audio)
+        asked = sample.values.get("question")
+        return Example(image, audio, *([str(asked)] if asked is not None else []))
 
-        The loss is the model's own, or with label smoothing (Szegedy et al., arXiv 1512.00567) made from its logits.
-        """
-        outputs = model(**batch)
-        labels = batch.get("labels")
-        if not self.options.label_smoothing or not isinstance(labels, torch.Tensor):
-            return outputs["loss"], outputs
-        logits = outputs["logits"]
-        if self.next_token:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, -2).float(),
-            labels.flatten(),
-            ignore_index=IGNORED,
-            label_smoothing=self.options.label_smoothing,
-        )
-        return loss, outputs
+    def picture(self, sample: Sample) -> NDArray[np.uint8] | None:
+        """The row's picture, where it has one and the model takes it."""
+        return sample.picture() if self.plan.takes == "image" and not sample.has("video") else None
+
+    def sound(self, sample: Sample) -> NDArray[np.float32] | None:
+        """The row's sound, float32 at 16 kHz, where it has one and the model takes it."""
+        return sample.sound(RATE_HZ) if self.plan.takes == "audio" else None
+
+    def feeds(self, sample: Sample, *, training: bool) -> Feeds:
+        """What the model is called with for one row."""
+        assert self.plan.feeds is not None
+        made = self.plan.feeds(self.example(sample, training=training))
+        first = next(iter(made.values()))
+        feeds: Feeds = self.original.renamed({k: torch.from_numpy(np.asarray(v)) for k, v in first.items()})
+        return feeds
 
     def save(self, model: Any, directory: Path) -> None:
-        """Write the model and its processor as transformers does."""
-        model.save_pretrained(directory)
-        self.processor.save_pretrained(directory)
-
-
-def own_class(checkpoint: Checkpoint) -> Any:
-    """The class that the checkpoint names. Raises CheckpointError where transformers has none."""
-    import transformers
-
-    for name in checkpoint.config.get("architectures") or ():
-        found = getattr(transformers, str(name), None)
-        if found is not None:
-            return found
-    raise CheckpointError(
-        f"{checkpoint.path} names no class of transformers, but {checkpoint.config.get('architectures')}",
-        hint="train it with its own code, then run: edgemm export",
-    )
-
-
-def own_model(checkpoint: Checkpoint, options: TrainOptions, cls: Any = None, **changes: Any) -> Any:
-    """The model in fp32, its dropout as `options` say; `changes` are of its configuration."""
-    cls = cls or own_class(checkpoint)
-    if options.dropout is not None or changes:
-        config = cls.config_class.from_pretrained(checkpoint.path)
-        for name, value in changes.items():
-            setattr(config, name, value)
-        if options.dropout is not None:
-            set_dropout(config, options.dropout)
-        return cls.from_pretrained(
-            checkpoint.path, config=config, dtype=torch.float32, local_files_only=True, ignore_mismatched_sizes=True
+        """Write the model as transformers does, and beside it what lay with the checkpoint."""
+        shutil.copytree(
+            self.checkpoint.path, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED)
         )
-    return from_pretrained(cls, checkpoint)
+        model.save_pretrained(directory)
 
 
-def own_processor(checkpoint: Checkpoint) -> Any:
-    """The processor, tokenizer, feature extractor or image processor that lies with the checkpoint."""
-    from transformers import AutoProcessor
+class Lesson(nn.Module):
+    """A model whose output is the loss of a batch: what transformers' Trainer calls, on one device or many."""
 
-    try:
-        return AutoProcessor.from_pretrained(checkpoint.path, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise CheckpointError(
-            f"{checkpoint.path} has no processor that can be loaded: {reason}",
-            hint="copy its preprocessor_config.json and tokenizer files beside the weights",
-        ) from error
+    def __init__(self, objective: Objective, model: Any) -> None:
+        super().__init__()
+        self.model, self._objective = model, objective
+
+    def forward(self, **batch: Any) -> Batch:
+        """`batch` is what the objective's `batch` made."""
+        return {"loss": self._objective.compute(self.model, batch)}
+
+
+def together(parts: Sequence[Batch], aligned: Sequence[str] = ()) -> list[Batch]:
+    """One batch of parts that fit each other: `aligned` tensors [1, S] are filled up, all others must be of one size.
+
+    Parts that do not fit stay alone: they are computed one after the other.
+    """
+    first = parts[0]
+    fits = all(
+        part.keys() == first.keys() and all(k in aligned or part[k].shape[1:] == first[k].shape[1:] for k in first)
+        for part in parts
+    )
+    if not fits or len(parts) == 1:
+        return list(parts)
+    return [{k: _filled([p[k] for p in parts], k) if k in aligned else torch.cat([p[k] for p in parts]) for k in first}]
+
+
+def _filled(rows: Sequence[torch.Tensor], name: str) -> torch.Tensor:
+    fill = IGNORED if name == "labels" else 0
+    return nn.utils.rnn.pad_sequence([r[0] for r in rows], batch_first=True, padding_value=fill)
 
 
 def to(device: Any, batch: Mapping[str, Any]) -> Batch:

@@ -1,105 +1,103 @@
-"""Texts about pictures by encoder–decoders without a chat template: captions, answers, lines of print."""
+"""Texts about pictures by encoder–decoders: VisionEncoderDecoder, BLIP and Florence-2."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 
 from edgemm.export.train.data import Sample
-from edgemm.export.train.objectives.base import IGNORED, Batch, Objective, to
-from edgemm.export.train.objectives.chat import plain
+from edgemm.export.train.objectives.base import Batch, to, together
+from edgemm.export.train.objectives.chat import Texts
+from edgemm.processing.text import Tokenizer
 
-_CAPTION_PROMPTS = {"florence2": "<CAPTION>", "paligemma": "caption en"}
-
-
-class PictureToText(Objective):
-    """VisionEncoderDecoder and BLIP: the decoder is taught the text and its end, from the picture alone."""
-
-    fields = ("text",)
-    metric = "exact_match"
-
-    @property
-    def next_token(self) -> bool:  # type: ignore[override]
-        """BLIP is fed the labels themselves."""
-        return self._is("blip")
-
-    def _is(self, kind: str) -> bool:
-        return bool(self.model.config.model_type == kind)
-
-    def _pictures(self, samples: Sequence[Sample], *, training: bool) -> list[Any]:
-        pictures = [s.picture() for s in samples]
-        return [self.augment.picture(p) for p in pictures] if training and self.augment else pictures
-
-    def _feeds(self, samples: Sequence[Sample], *, training: bool) -> Batch:
-        images = getattr(self.processor, "image_processor", self.processor)
-        return {"pixel_values": images(self._pictures(samples, training=training), return_tensors="pt")["pixel_values"]}
-
-    def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
-        tokenizer = self.processor.tokenizer
-        end = tokenizer.sep_token_id if self._is("blip") else tokenizer.eos_token_id or tokenizer.sep_token_id
-        made = tokenizer([s.texts()[0] for s in samples], add_special_tokens=self._is("blip")).input_ids
-        ids = [torch.tensor(row if row and row[-1] == end else [*row, end]) for row in made]
-        labels = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=IGNORED)
-        feeds = {**self._feeds(samples, training=training), "labels": labels}
-        if self._is("blip"):
-            feeds["input_ids"] = labels.masked_fill(labels == IGNORED, tokenizer.pad_token_id)
-            feeds["attention_mask"] = (labels != IGNORED).long()
-        return feeds
-
-    def say(self, model: Any, samples: Sequence[Sample]) -> list[str]:
-        feeds = to(model.device, self._feeds(samples, training=False))
-        ids = model.generate(**feeds, max_new_tokens=self.options.max_new_tokens, do_sample=False)
-        said: list[str] = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [s.strip() for s in said]
-
-    def expected(self, sample: Sample) -> list[str]:
-        return sample.texts("answer" if sample.has("answer") else "text")
-
-    def judge(self, expected: Sequence[list[str]], said: Sequence[str]) -> dict[str, float]:
-        equal = [any(plain(s) == plain(e) for e in wanted) for wanted, s in zip(expected, said, strict=True)]
-        return {"exact_match": 100.0 * sum(equal) / max(1, len(equal))}
-
-    def show(self, value: Any) -> str:
-        return value if isinstance(value, str) else " / ".join(value)
+_ALIGNED = ("labels", "input_ids", "attention_mask", "decoder_input_ids")
+_TASK = "<CAPTION>"
 
 
-class PromptedPicture(PictureToText):
-    """Florence-2 and PaliGemma: a picture and a task or a question, then the text."""
+class PictureToText(Texts):
+    """VisionEncoderDecoder: the decoder is taught the text and its end, from the picture alone."""
 
-    @property
-    def next_token(self) -> bool:  # type: ignore[override]
-        """PaliGemma is one decoder; Florence-2 shifts its labels itself."""
-        return self._is("paligemma")
+    fields: ClassVar[tuple[str, ...]] = ("text",)
 
-    def _prompts(self, samples: Sequence[Sample]) -> list[str]:
-        """The picture stands first where the processor wants to be told so."""
-        usual = _CAPTION_PROMPTS[self.model.config.model_type]
-        first = "<image>" if self._is("paligemma") else ""
-        return [first + str(s.values.get("question") or usual) for s in samples]
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's, without special tokens."""
+        text = self.plan.processing.text
+        assert text is not None
+        return Tokenizer(self.checkpoint.path / "tokenizer.json", text)
 
-    def _feeds(self, samples: Sequence[Sample], *, training: bool, **more: Any) -> Batch:
-        images = self._pictures(samples, training=training)
-        made = self.processor(
-            text=self._prompts(samples), images=images, padding=True, return_tensors="pt", **more
-        )
-        return dict(made)
+    def labels(self, text: str) -> list[int]:
+        """The text's tokens and the end."""
+        tokens = self.plan.tokens
+        assert tokens is not None
+        return [*self.tokenizer.encode(text, specials=False), tokens.eos[0]]
+
+    def asked(self, sample: Sample, *, training: bool) -> Batch:
+        """What the model is called with, the labels apart."""
+        return dict(self.feeds(sample, training=training))
+
+    def lesson(self, sample: Sample, *, training: bool) -> Batch:
+        """One row with its labels."""
+        labels = torch.tensor([self.labels(self.expected(sample)[0])])
+        return {**self.asked(sample, training=training), "labels": labels}
 
     def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
-        texts = [self.expected(s)[0] for s in samples]
-        if self._is("paligemma"):
-            return self._feeds(samples, training=training, suffix=texts)
-        made = self.processor.tokenizer(texts, padding=True, return_tensors="pt")
-        labels = made.input_ids.masked_fill(made.attention_mask == 0, IGNORED)
-        return {**self._feeds(samples, training=training), "labels": labels}
+        return {"parts": together([self.lesson(s, training=training) for s in samples], _ALIGNED)}
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[str]:
-        if not self._is("paligemma"):
-            return super().say(model, samples)
-        self.processor.tokenizer.padding_side = "left"
-        feeds = to(model.device, self._feeds(samples, training=False))
-        ids = model.generate(**feeds, max_new_tokens=self.options.max_new_tokens, do_sample=False)
-        new = ids[:, feeds["input_ids"].shape[1] :]
-        said: list[str] = self.processor.batch_decode(new, skip_special_tokens=True)
-        return [s.strip() for s in said]
+        said = []
+        for sample in samples:
+            feeds = to(model.device, self.asked(sample, training=False))
+            ids = model.generate(**feeds, max_new_tokens=self.options.max_new_tokens, do_sample=False)[0]
+            said.append(self.tokenizer.decode(ids.tolist()).strip())
+        return said
+
+
+class Blip(PictureToText):
+    """BLIP: captions are read and predicted by one decoder; questions are encoded with the picture, then answered."""
+
+    fields: ClassVar[tuple[str, ...]] = ("text", "answer")
+
+    @property
+    def _answers(self) -> bool:
+        return "answer" in self.plan.tasks
+
+    def labels(self, text: str) -> list[int]:
+        tokens = self.plan.tokens
+        assert tokens is not None
+        first = tokens.decoder_start if tokens.decoder_start is not None else tokens.bos
+        return [*([first] if first is not None else []), *super().labels(text)]
+
+    def asked(self, sample: Sample, *, training: bool) -> Batch:
+        made = dict(self.feeds(sample, training=training))
+        if self._answers:
+            ids = torch.tensor([self.tokenizer.encode(str(sample.get("question")))])
+            made |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return made
+
+    def lesson(self, sample: Sample, *, training: bool) -> Batch:
+        made = super().lesson(sample, training=training)
+        if not self._answers:
+            made |= {"input_ids": made["labels"], "attention_mask": torch.ones_like(made["labels"])}
+        return made
+
+
+class Florence(PictureToText):
+    """Florence-2: a picture and the words that its task stands for, then the text."""
+
+    fields: ClassVar[tuple[str, ...]] = ("text", "answer")
+
+    def asked(self, sample: Sample, *, training: bool) -> Batch:
+        from edgemm.processing.regions import task_prompt
+
+        made, tokens = dict(self.feeds(sample, training=training)), self.plan.tokens
+        assert tokens is not None
+        with torch.no_grad():
+            places = self.model.get_image_features(made["pixel_values"].to(self.model.device)).pooler_output.shape[1]
+        words = str(sample.values.get("question") or task_prompt(_TASK))
+        prompt = self.tokenizer.encode(words, specials=False)
+        ids = torch.tensor([[tokens.image] * places + [tokens.bos, *prompt, tokens.eos[0]]])
+        return {**made, "input_ids": ids, "attention_mask": torch.ones_like(ids)}

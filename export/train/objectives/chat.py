@@ -3,107 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgemm.errors import InputError
+from edgemm.export.model_plan import Example
+from edgemm.export.precision.calibration import RATE_HZ
 from edgemm.export.train.data import Sample
-from edgemm.export.train.objectives.base import IGNORED, Batch, Objective, to
+from edgemm.export.train.objectives.base import IGNORED, Batch, Objective, to, together
+from edgemm.tasks.prompts import make_prompt
+from edgemm.tasks.prompts.base import Context, Prompt, user
 
 CAPTION = "Describe the picture."
+_ALIGNED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
+_ANSWER_TYPE = {"paligemma": 1}
+"""The token type of an answer: where the prompt sees itself whole, the answer must not be seen from before."""
 
 
-class Chat(Objective):
-    """A decoder-only model with a chat template.
+class Texts(Objective):
+    """What objectives share whose answers are texts: rows with `answer` or `text`, one or several."""
 
-    A row with `question` and `answer` is asked that; one with `text` is asked to describe what is there. A `video` is
-    shown as eight pictures.
-    """
-
-    fields = ("text", "answer")
     metric = "exact_match"
-    next_token = True
-    _FRAMES = 8
-
-    def _media(self, sample: Sample, *, training: bool) -> tuple[list[Any], list[Any]]:
-        """Pictures and sounds of a row."""
-        pictures: list[Any] = []
-        if sample.has("image") or sample.has("file_name"):
-            pictures = [sample.picture()]
-        elif sample.has("video"):
-            pictures = list(sample.frames(self._FRAMES)[0])
-        if training and self.augment:
-            pictures = [self.augment.picture(p) for p in pictures]
-        sounds = [sample.sound(self.processor.feature_extractor.sampling_rate)] if sample.has("audio") else []
-        if not pictures and not sounds:
-            raise InputError(f"{sample.where} has no picture, video or sound", hint="give one of image, video, audio")
-        return pictures, sounds
-
-    def _prompt(self, sample: Sample, pictures: int, sounds: int) -> str:
-        return self._rendered([self._asked(sample, pictures, sounds)], add_generation_prompt=True)
-
-    def _asked(self, sample: Sample, pictures: int, sounds: int) -> dict[str, Any]:
-        kinds = ["image"] * pictures + ["audio"] * sounds
-        asked = str(sample.values.get("question") or CAPTION)
-        return {"role": "user", "content": [*({"type": kind} for kind in kinds), {"type": "text", "text": asked}]}
-
-    def _answered(self, sample: Sample, pictures: int, sounds: int) -> tuple[str, str]:
-        """The prompt, and what the template makes of the answer behind it, the end of the turn included."""
-        prompt = self._prompt(sample, pictures, sounds)
-        answer = self.expected(sample)[0]
-        turns = [self._asked(sample, pictures, sounds)]
-        turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        whole = self._rendered(turns).rstrip("\n")
-        if whole.startswith(prompt):
-            return prompt, whole[len(prompt) :]
-        return prompt, answer + (self.processor.tokenizer.eos_token or "")
-
-    def _rendered(self, turns: list[dict[str, Any]], **more: Any) -> str:
-        made: str = self.processor.apply_chat_template(turns, tokenize=False, **more)
-        return made
-
-    def _read(self, prompts: list[str], media: Sequence[tuple[list[Any], list[Any]]]) -> Batch:
-        """What the processor makes of prompts and what is shown with them, padded on the right."""
-        more: Batch = {}
-        if any(pictures for pictures, _ in media):
-            more["images"] = [pictures for pictures, _ in media]
-        if any(sounds for _, sounds in media):
-            more["audio"] = [sound for _, sounds in media for sound in sounds]
-        return dict(self.processor(text=prompts, padding=True, return_tensors="pt", **more))
-
-    def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
-        self.processor.tokenizer.padding_side = "right"
-        media = [self._media(s, training=training) for s in samples]
-        pairs = [self._answered(s, len(p), len(a)) for s, (p, a) in zip(samples, media, strict=True)]
-        whole = self._read([prompt + answer for prompt, answer in pairs], media)
-        labels = whole["input_ids"].masked_fill(whole["attention_mask"] == 0, IGNORED)
-        for row, (_, answer) in zip(labels, pairs, strict=True):
-            said = len(self.processor.tokenizer(answer, add_special_tokens=False).input_ids)
-            length = int((row != IGNORED).sum())
-            row[: length - said] = IGNORED
-        return {**whole, "labels": labels}
-
-    def say(self, model: Any, samples: Sequence[Sample]) -> list[str]:
-        self.processor.tokenizer.padding_side = "left"
-        media = [self._media(s, training=False) for s in samples]
-        prompts = [self._prompt(s, len(p), len(a)) for s, (p, a) in zip(samples, media, strict=True)]
-        feeds = to(model.device, self._read(prompts, media))
-        ids = model.generate(**feeds, max_new_tokens=self.options.max_new_tokens, do_sample=False)
-        new = ids[:, feeds["input_ids"].shape[1] :]
-        said: list[str] = self.processor.batch_decode(new, skip_special_tokens=True)
-        return [s.strip() for s in said]
 
     def expected(self, sample: Sample) -> list[str]:
         return sample.texts("answer" if sample.has("answer") else "text")
 
     def judge(self, expected: Sequence[list[str]], said: Sequence[str]) -> dict[str, float]:
-        equal = [any(plain(s) == plain(e) for e in wanted) for wanted, s in zip(expected, said, strict=True)]
+        equal = [any(_plain(s) == _plain(e) for e in wanted) for wanted, s in zip(expected, said, strict=True)]
         return {"exact_match": 100.0 * sum(equal) / max(1, len(equal))}
 
     def show(self, value: Any) -> str:
         return value if isinstance(value, str) else " / ".join(value)
 
 
-def plain(text: str) -> str:
+class Chat(Texts):
+    """A decoder-only model that reads a prompt: `question` and `answer`, or `text` for what is to be described."""
+
+    fields = ("text", "answer")
+
+    @property
+    def next_token(self) -> bool:
+        return True
+
+    @property
+    def _context(self) -> Context:
+        assert self.original.context is not None
+        return self.original.context
+
+    def picture(self, sample: Sample) -> NDArray[np.uint8] | None:
+        return sample.picture() if sample.has("image") or sample.has("file_name") else None
+
+    def sound(self, sample: Sample) -> NDArray[np.float32] | None:
+        return sample.sound(RATE_HZ) if sample.has("audio") and self.plan.takes == "audio" else None
+
+    def example(self, sample: Sample, *, training: bool) -> Example:
+        made = super().example(sample, training=training)
+        if made.image is None and made.audio is None:
+            raise InputError(
+                f"{sample.where} has no {self.plan.takes}", hint=f"this model is shown an {self.plan.takes}"
+            )
+        return made if sample.has("question") else Example(made.image, made.audio, CAPTION)
+
+    def _prompt(self, example: Example) -> tuple[Prompt, Batch]:
+        """A prompt, and what the model is called with for it."""
+        images = [] if example.image is None else [example.image]
+        prompt = make_prompt([user(example.question, images, example.audio)], self._context)
+        ids = torch.tensor([prompt.ids])
+        assert self.original.inputs_of is not None
+        return prompt, {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            **self.original.inputs_of(prompt, example),
+        }
+
+    def _answer(self, example: Example, prompt: Prompt, text: str) -> list[int]:
+        """The tokens of an answer up to the end of its turn, as the chat template writes them behind the prompt."""
+        context, eos = self._context, self._context.tokens.eos
+        if context.processing.chat is not None:
+            images = [] if example.image is None else [example.image]
+            turn = {"role": "assistant", "content": [{"type": "text", "text": text}]}
+            whole = make_prompt([user(example.question, images, example.audio), turn], context).ids
+            ends = [i for i in range(len(prompt.ids), len(whole)) if whole[i] in eos]
+            if whole[: len(prompt.ids)] == prompt.ids and ends:
+                return whole[len(prompt.ids) : ends[0] + 1]
+        return [*context.tokenizer.encode(text, specials=False), eos[0]]
+
+    def _lesson(self, sample: Sample, *, training: bool) -> Batch:
+        example = self.example(sample, training=training)
+        prompt, inputs = self._prompt(example)
+        answer = torch.tensor([self._answer(example, prompt, self.expected(sample)[0])])
+        length = inputs["input_ids"].shape[1]
+        kind = _ANSWER_TYPE.get(self.plan.model_type, 0)
+        behind = {"input_ids": answer, "attention_mask": torch.ones_like(answer)}
+        for name in _ALIGNED:
+            if name in inputs and inputs[name].shape == (1, length):
+                inputs[name] = torch.cat([inputs[name], behind.get(name, torch.full_like(answer, kind))], 1)
+        labels = torch.cat([torch.full((1, length), IGNORED), answer], 1)
+        return {**inputs, "labels": labels}
+
+    def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
+        return {"parts": together([self._lesson(s, training=training) for s in samples], _ALIGNED)}
+
+    def say(self, model: Any, samples: Sequence[Sample]) -> list[str]:
+        said = []
+        for sample in samples:
+            prompt, inputs = self._prompt(self.example(sample, training=False))
+            ids = model.generate(
+                **to(model.device, inputs), max_new_tokens=self.options.max_new_tokens, do_sample=False
+            )[0]
+            said.append(self._context.tokenizer.decode(ids[len(prompt.ids) :].tolist()).strip())
+        return said
+
+    @cached_property
+    def _eos(self) -> tuple[int, ...]:
+        return self._context.tokens.eos
+
+
+def _plain(text: str) -> str:
     return " ".join(text.casefold().strip(" .!?").split())

@@ -10,16 +10,16 @@ from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.train.objectives.base import Objective
 
 _CHATS = (
-    "gemma3", "idefics3", "llava", "llava_onevision", "qwen2_5_vl", "qwen2_audio", "qwen2_vl", "qwen3_vl", "smolvlm",
+    "gemma3", "idefics3", "llava", "llava_onevision", "paligemma", "qwen2_5_vl", "qwen2_audio", "qwen2_vl", "qwen3_vl",
+    "smolvlm",
 )  # fmt: skip
 _HERE = "edgemm.export.train.objectives."
 OBJECTIVES: dict[str, dict[str, str]] = {
     "transcribe": dict.fromkeys(("moonshine", "whisper"), "speech:SpeechToText")
     | dict.fromkeys(("hubert", "wav2vec2"), "speech:SpeechToLetters"),
-    "answer": dict.fromkeys(_CHATS, "chat:Chat") | dict.fromkeys(("florence2", "paligemma"), "captions:PromptedPicture"),
+    "answer": dict.fromkeys(_CHATS, "chat:Chat") | {"florence2": "captions:Florence", "blip": "captions:Blip"},
     "caption": dict.fromkeys(_CHATS, "chat:Chat")
-    | dict.fromkeys(("florence2", "paligemma"), "captions:PromptedPicture")
-    | dict.fromkeys(("blip", "vision-encoder-decoder"), "captions:PictureToText"),
+    | {"florence2": "captions:Florence", "blip": "captions:Blip", "vision-encoder-decoder": "captions:PictureToText"},
     "classify": dict.fromkeys(
         ("audio-spectrogram-transformer", "convnext", "dinov2", "efficientnet", "videomae", "vit"), "labels:Labels"
     ),

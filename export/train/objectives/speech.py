@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 
+from edgemm.export.checkpoint import Checkpoint
+from edgemm.export.model_plan import ModelPlan
 from edgemm.export.train.data import Sample
-from edgemm.export.train.objectives.base import IGNORED, Batch, Objective, to
+from edgemm.export.train.objectives.base import Batch, Objective, to, together
+from edgemm.export.train.options import TrainOptions
+from edgemm.processing.text import Tokenizer
 from edgemm.tasks.metrics import wer
 
 
@@ -16,70 +21,88 @@ class _Speech(Objective):
     fields = ("audio", "text")
     metric, greater = "wer", False
 
-    def _sounds(self, samples: Sequence[Sample], *, training: bool) -> Batch:
-        """Padded features of the rows' sounds, with their mask where the model takes one."""
-        extractor = getattr(self.processor, "feature_extractor", self.processor)
-        sounds = [s.sound(extractor.sampling_rate) for s in samples]
-        if training and self.augment:
-            sounds = [self.augment.sound(s) for s in sounds]
-        made = extractor(
-            sounds, sampling_rate=extractor.sampling_rate, return_tensors="pt", **_PADDING.get(self._kind, {"padding": True})
-        )
-        return dict(made)
-
-    @property
-    def _kind(self) -> str:
-        return str(self.model.config.model_type)
-
     def expected(self, sample: Sample) -> str:
         return sample.texts()[0]
 
     def judge(self, expected: Sequence[str], said: Sequence[str]) -> dict[str, float]:
         return {"wer": wer(expected, said)}
 
+    def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
+        parts = []
+        for sample in samples:
+            feeds = self.feeds(sample, training=training)
+            parts.append({**feeds, "labels": torch.tensor([self.labels(sample.texts()[0])])})
+        return {"parts": together(parts, ("labels",))}
 
-# Whisper always hears 30 s.
-_PADDING: dict[str, dict[str, Any]] = {"whisper": {"return_attention_mask": True}}
+    def labels(self, text: str) -> list[int]:
+        """What the model should write for a text."""
+        raise NotImplementedError
 
 
 class SpeechToText(_Speech):
     """An encoder–decoder that is taught the tokens of what was said, and the end of them."""
 
-    def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
-        labels = [torch.tensor(self._tokens(s.texts()[0])) for s in samples]
-        padded = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
-        return {**self._sounds(samples, training=training), "labels": padded}
+    def __init__(self, checkpoint: Checkpoint, plan: ModelPlan, options: TrainOptions) -> None:
+        super().__init__(checkpoint, plan, options)
+        if self.model.config.pad_token_id is None:
+            # What labels are shifted with wants one; where it stands, nothing is counted.
+            self.model.config.pad_token_id = plan.tokens.eos[0] if plan.tokens else 0
 
-    def _tokens(self, text: str) -> list[int]:
-        """What the decoder says behind its start token."""
-        tokenizer = self.processor.tokenizer
-        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-        eos = self.model.generation_config.eos_token_id
-        prefix = list(tokenizer.prefix_tokens)[1:] if self._kind == "whisper" else []
-        return [*prefix, *ids, eos[0] if isinstance(eos, list) else eos]
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        text = self.plan.processing.text
+        assert text is not None
+        return Tokenizer(self.checkpoint.path / "tokenizer.json", text)
+
+    @cached_property
+    def _prefix(self) -> list[int]:
+        """What stands between the start token and the words: language and task, where the model knows several."""
+        settings = self.model.generation_config
+        languages = getattr(settings, "lang_to_id", None) or {}
+        ids = [languages.get("<|en|>", next(iter(languages.values())))] if languages else []
+        tasks = getattr(settings, "task_to_id", None) or {}
+        ids += [tasks["transcribe"]] if "transcribe" in tasks else []
+        silent = getattr(settings, "no_timestamps_token_id", None)
+        return [*ids, *([silent] if silent is not None else [])]
+
+    def labels(self, text: str) -> list[int]:
+        tokens = self.plan.tokens
+        assert tokens is not None
+        return [*self._prefix, *self._tokenizer.encode(text, specials=False), tokens.eos[0]]
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[str]:
-        feeds = to(model.device, self._sounds(samples, training=False))
-        ids = model.generate(**feeds, max_new_tokens=self.options.max_new_tokens, do_sample=False)
-        said: list[str] = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [s.strip() for s in said]
+        said = []
+        for sample in samples:
+            feeds = to(model.device, self.feeds(sample, training=False))
+            ids = model.generate(**feeds, max_new_tokens=self.options.max_new_tokens, do_sample=False)[0].tolist()
+            said.append(self._tokenizer.decode(ids).strip())
+        return said
 
 
 class SpeechToLetters(_Speech):
     """An encoder with a CTC head (Graves et al., 2006)."""
 
-    def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
-        tokenizer = self.processor.tokenizer
-        labels = [torch.tensor(tokenizer(self._written(s.texts()[0])).input_ids) for s in samples]
-        padded = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
-        return {**self._sounds(samples, training=training), "labels": padded}
+    @cached_property
+    def _letters(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self.plan.labels)}
 
-    def _written(self, text: str) -> str:
-        """In capitals where the vocabulary has only those."""
-        letters = [t for t in self.processor.tokenizer.get_vocab() if len(t) == 1 and t.isalpha()]
-        return text.upper() if letters and all(t.isupper() for t in letters) else text
+    def labels(self, text: str) -> list[int]:
+        spec = self.plan.processing.ctc
+        assert spec is not None
+        known = self._letters
+        shouts = "A" in known and "a" not in known
+        gap = spec.delimiter or " "
+        written = [gap if c == " " else c for c in (text.upper() if shouts else text)]
+        return [known[c] for c in written if c in known]
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[str]:
-        logits = model(**to(model.device, self._sounds(samples, training=False))).logits
-        said: list[str] = self.processor.batch_decode(logits.argmax(-1))
+        from edgemm.export.ctc import collapsed
+
+        spec = self.plan.processing.ctc
+        assert spec is not None
+        said = []
+        for sample in samples:
+            logits = model(**to(model.device, self.feeds(sample, training=False))).logits
+            ids = collapsed(logits[0].argmax(-1).tolist(), spec.blank)
+            said.append("".join(self.plan.labels[i] for i in ids).replace(spec.delimiter or " ", " ").strip())
         return said
