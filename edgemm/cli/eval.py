@@ -26,8 +26,9 @@ def evaluate(
     threads: args.ThreadsOption = 0,
     exact: args.ExactOption = None,
 ) -> None:
-    """The task's metric on a data set: word error rate, or how often the first label is right."""
+    """The tasks' metrics on a data set: of transcripts, captions, answers, labels, boxes and likings."""
     from contextlib import ExitStack
+    from dataclasses import asdict
 
     from edgemm.measure.evaluate import evaluate as measure
     from edgemm.measure.evaluate import write_examples
@@ -43,12 +44,17 @@ def evaluate(
     document["per_example"] = str(per_example)
     if found.drop is not None:
         document |= {"against": found.against, "drop": found.drop}
+    if found.report is not None:
+        document["report"] = asdict(found.report)
     io.document(document)
     for name, value in found.metrics.items():
         compared = ""
         if found.against is not None and found.drop is not None:
             compared = f" (other {found.against[name]:.2f} %, {found.drop[name]:+.2f} worse)"
         io.show(f"{name} {value:.2f} %{compared}")
+    if found.report is not None:
+        mean = found.report.macro
+        io.show(f"precision {mean.precision:.2f} %, recall {mean.recall:.2f} %, F1 {mean.f1:.2f} %: means over labels")
     io.show(f"{found.n} examples, each in {per_example}")
 
 

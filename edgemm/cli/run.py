@@ -104,7 +104,7 @@ def _fitting(model: Model, options: StreamOptions) -> StreamOptions:
     """The options with the labels by the model's own names. Raises where it has no such label or language."""
     from dataclasses import replace
 
-    from edgemm.measure.evaluate import label_of
+    from edgemm.measure.asking import label_of
 
     if options.labels is not None:
         task = "classify" if "classify" in model.tasks else "detect"

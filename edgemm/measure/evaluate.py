@@ -1,52 +1,56 @@
-"""The metric of a bundle's task on a data set: word error rate, or right first labels,
-or mAP of boxes."""
+"""The metrics of a bundle's tasks on a data set."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgemm.bundle.files import write_atomically
-from edgemm.errors import EdgemmError, InputError
-from edgemm.measure.data import Row, read_rows
-from edgemm.measure.detection import Box, as_text, from_text, mean_average_precision
-from edgemm.measure.recommendation import as_text as liking_text
-from edgemm.measure.recommendation import ranking_metrics
-from edgemm.processing.audio import load_audio
-from edgemm.tasks.metrics import top1, wer
+from edgemm.measure.asking import expected_of, said_to, task_of
+from edgemm.tasks.class_report import ClassReport, class_report
+from edgemm.tasks.rows import read_rows
+from edgemm.tasks.scoring import drops, measured
 
 if TYPE_CHECKING:
     from edgemm.model import Model
 
 Progress = Callable[[str, float], None]
-_ANY_SCORE = 0.001  # mAP weighs every object by its rank, the unlikely ones too
-# Metric → +1 where more is worse.
-_WORSE = {"wer": 1.0, "top1": -1.0, "map": -1.0, "map50": -1.0, "recall@10": -1.0, "ndcg@10": -1.0}
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Example:
-    """What was expected of one row and what was said, by bundle ("this" and, compared, "other")."""
+    """What was expected of one row and what was said, by bundle ("this" and, compared, "other").
+
+    Captions and answers have all their references in `expected`. `scores` are what "this" reached here, in percent,
+    in the metrics that an example has by itself.
+    """
 
     file: str
     task: str
-    expected: str
+    expected: str | tuple[str, ...]
     said: str
     other: str | None = None
+    question: str | None = None
+    scores: Metrics | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`metrics` in percent; `drop` is how much worse than `against` they are, in points."""
+    """`metrics` in percent; `drop` is how much worse than `against` they are, in points.
 
-    metrics: dict[str, float]
+    `report` has every label's precision and recall, where there are labels.
+    """
+
+    metrics: Metrics
     n: int
     examples: tuple[Example, ...]
-    against: dict[str, float] | None = None
-    drop: dict[str, float] | None = None
+    against: Metrics | None = None
+    drop: Metrics | None = None
+    report: ClassReport | None = None
 
 
 def evaluate(
@@ -59,34 +63,33 @@ def evaluate(
 ) -> Evaluation:
     """Run `model` (and `other`) over the rows of `data`.
 
-    Rows with `text` give `wer`, rows with `label` give `top1`, rows with `objects` give `map` and
-    `map50`, rows with `user`, `item` and `score` give `recall@10` and `ndcg@10`. Raises InputError that
-    names the row for one that no task fits or whose file is unusable, TaskUnavailable where the bundle
-    cannot do what the rows ask.
+    Of audio, `text` gives `wer`; of pictures it is one caption or a list of them and gives `cider`, `bleu4` and
+    `rouge_l`. `question` with `answer` gives `exact_match` and `vqa_accuracy`, `label` gives `top1` and a report,
+    `objects` give `map` and `map50`, `user`, `item` and `score` give `recall@10` and `ndcg@10`. All are in percent;
+    CIDEr is times 100 as in papers and may be over 100. Raises InputError that names the row for one that no task
+    fits or whose file is unusable, TaskUnavailable where the bundle cannot do what the rows ask.
     """
     rows = read_rows(data, limit=limit)
-    tasks = [_task(row) for row in rows]
+    tasks = [task_of(row) for row in rows]
     examples = []
     for number, (row, task) in enumerate(zip(rows, tasks, strict=True)):
         progress(row.path.name, number / len(rows))
-        expected = _expected(model, row, task)
-        said = [_say(m, row, task) for m in (model, other) if m is not None]
-        examples.append(Example(str(row.path), task, expected, *said))
-    metrics = _metrics(examples, [e.said for e in examples])
+        expected = expected_of(model, row, task)
+        said = said_to(model, row, task)
+        compared = None if other is None else said_to(other, row, task)
+        examples.append(Example(str(row.path), task, expected, said, compared, row.question))
+    metrics, scores = _metrics(examples, [e.said for e in examples])
+    told = tuple(replace(e, scores=own or None) for e, own in zip(examples, scores, strict=True))
+    found = Evaluation(metrics, len(rows), told, report=_report(examples))
     if other is None:
-        return Evaluation(metrics, len(rows), tuple(examples))
-    against = _metrics(examples, [e.other or "" for e in examples])
-    return Evaluation(metrics, len(rows), tuple(examples), against, drops(against, metrics))
-
-
-def drops(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """How much worse every metric of `after` is, in points."""
-    return {n: round(_WORSE[n] * (after[n] - before[n]), 4) + 0.0 for n in after}
+        return found
+    against, _ = _metrics(examples, [e.other or "" for e in examples])
+    return replace(found, against=against, drop=drops(against, metrics))
 
 
 def check_rows(data: Path, *, limit: int | None = None) -> int:
     """How many examples `data` has. Raises as `evaluate` does for rows that no task fits."""
-    return len([_task(row) for row in read_rows(data, limit=limit)])
+    return len([task_of(row) for row in read_rows(data, limit=limit)])
 
 
 def write_examples(path: Path, evaluation: Evaluation) -> None:
@@ -98,80 +101,20 @@ def write_examples(path: Path, evaluation: Evaluation) -> None:
     write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def _task(row: Row) -> str:
-    if row.objects is not None:
-        return "detect"
-    if row.liking is not None:
-        return "recommend"
-    if row.label is not None:
-        return "classify"
-    if row.text is not None:
-        return "transcribe"
-    raise InputError(f"{row.where} has neither a text nor a label nor objects", hint="add one of them")
+def _metrics(examples: Sequence[Example], said: Sequence[str]) -> tuple[Metrics, list[Metrics]]:
+    """The metrics of all tasks, and what each example reached by itself."""
+    metrics: Metrics = {}
+    each: list[Metrics] = [{} for _ in examples]
+    for task in dict.fromkeys(e.task for e in examples):
+        places = [place for place, e in enumerate(examples) if e.task == task]
+        found = measured(task, [examples[place].expected for place in places], [said[place] for place in places])
+        for name, scores in found.items():
+            metrics[name] = round(scores.total, 4)
+            for place, value in zip(places, scores.each, strict=False):
+                each[place][name] = round(value, 4)
+    return metrics, each
 
 
-def _expected(model: Model, row: Row, task: str) -> str:
-    if task == "transcribe":
-        return row.text or ""
-    if task == "detect":
-        boxes = [Box(label_of(name, model, where=row.where, task="detect"), box) for name, box in row.objects or ()]
-        return as_text(boxes)
-    if row.liking is not None:
-        return liking_text(row.liking)
-    return label_of(row.label or "", model, where=row.where)
-
-
-def label_of(text: str, model: Model, *, where: str = "", task: str = "classify") -> str:
-    """The label of `model` for a task that `text` means: case, `_` and further names after a comma don't matter.
-
-    Raises InputError with the nearest labels; it begins with `where`.
-    """
-    names: Sequence[str] = model.task(task).names
-    for name in names:
-        if _plain(text) in {_plain(name), *(_plain(part) for part in name.split(","))}:
-            return name
-    import difflib
-
-    near = difflib.get_close_matches(text, names, n=3, cutoff=0.6)
-    raise InputError(
-        f"{where}{': ' if where else ''}{text!r} is none of the {len(names)} labels of {model.name}",
-        hint=f"the nearest are {', '.join(near)}" if near else "use the labels of the checkpoint",
-    )
-
-
-def _plain(label: str) -> str:
-    return " ".join(label.replace("_", " ").casefold().split())
-
-
-def _say(model: Model, row: Row, task: str) -> str:
-    model.bundle.model_for(task)
-    try:
-        if task == "classify":
-            return model.classify(row.path, top=1).labels[0].label
-        if row.liking is not None:
-            return f"{model.recommend(row.liking.user, [row.liking.item]).items[0].score:.6f}"
-        if task == "detect":
-            found = model.detect(row.path, score_min=_ANY_SCORE).objects
-            return as_text([Box(x.label, x.box_px, x.score) for x in found])
-        samples, rate_hz = load_audio(row.path)
-        return model.transcribe(samples, sample_rate_hz=rate_hz).text
-    except EdgemmError as error:
-        error.message = f"{row.where}: {error.message}"
-        raise
-
-
-def _metrics(examples: Sequence[Example], said: Sequence[str]) -> dict[str, float]:
-    metrics = {}
-    for task, name, measure in (("transcribe", "wer", wer), ("classify", "top1", top1)):
-        pairs = [(e.expected, s) for e, s in zip(examples, said, strict=True) if e.task == task]
-        if pairs:
-            metrics[name] = round(measure([p[0] for p in pairs], [p[1] for p in pairs]), 4)
-    pairs = [(e.expected, s) for e, s in zip(examples, said, strict=True) if e.task == "recommend"]
-    if pairs:
-        ranking = ranking_metrics([p[0] for p in pairs], [p[1] for p in pairs])
-        metrics |= {name: round(value, 4) for name, value in ranking.items()}
-    boxes = [(from_text(e.expected), from_text(s)) for e, s in zip(examples, said, strict=True) if e.task == "detect"]
-    if boxes:
-        found = mean_average_precision([b[0] for b in boxes], [b[1] for b in boxes])
-        metrics |= {name: round(value, 4) for name, value in found.items()}
-    return metrics
+def _report(examples: Sequence[Example]) -> ClassReport | None:
+    pairs = [(str(e.expected), e.said) for e in examples if e.task == "classify"]
+    return class_report([p[0] for p in pairs], [p[1] for p in pairs]) if pairs else None

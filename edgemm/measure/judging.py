@@ -11,16 +11,16 @@ from edgemm.bundle.manifest import Component, SpeedCheck
 from edgemm.bundle.opening import Bundle, open_bundle
 from edgemm.errors import UsageError
 from edgemm.measure.bench import LEAST_SHARE, component_call
-from edgemm.measure.evaluate import check_rows, drops, evaluate
+from edgemm.measure.evaluate import check_rows, evaluate
 from edgemm.measure.timing import least_ratio, quantile, taken_ms
 from edgemm.model import Model
 from edgemm.runtimes.base import SessionOptions
+from edgemm.tasks.scoring import METRICS, drops
 
 if TYPE_CHECKING:
     from edgemm.export.precision.gates import Gates
 
 MAX_DROP = 1.0  # points
-_SECONDARY = ("map50", "recall@10")  # told beside the metric that decides
 _RUNTIME = "onnxruntime"
 _ENOUGH_MS, _LEAST_ROUNDS, _MOST_ROUNDS = 3000.0, 11, 301
 
@@ -63,8 +63,8 @@ def metrics_of(bundle: Path, data: Path, *, limit: int | None = None) -> dict[st
 
 
 def worst_drop(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[str, float]:
-    """The metric that fell most, and by how many points."""
-    fell = {name: drop for name, drop in drops(before, after).items() if name not in _SECONDARY}
+    """The metric that fell most, of those that decide, and by how many points."""
+    fell = {name: drop for name, drop in drops(before, after).items() if METRICS[name].decides}
     name = max(fell, key=lambda n: fell[n])
     return name, fell[name]
 

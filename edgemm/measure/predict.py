@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from edgemm.errors import EdgemmError, InputError, TaskUnavailable
 from edgemm.processing.audio import load_audio
 from edgemm.processing.image import to_rgb
 from edgemm.processing.media import iter_video, sniff
+from edgemm.processing.video import sample_indices
 from edgemm.results import Answer, Caption, DetectedObject, Label, Transcript
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def predict(
     if words and "transcribe" not in tasks:
         raise InputError(f"{', '.join(tasks)} takes no words", hint="leave --words out")
     done: dict[str, Any] = {}
-    frames = _frames(path, kind) if {"classify", "detect", "answer", "caption"} & set(tasks) else []
+    frames = frames_of(path, kind) if {"classify", "detect", "answer", "caption"} & set(tasks) else []
     if "classify" in tasks:
         done["labels"] = tuple(_labels(model, image, t_s, top) for image, t_s in frames)
     if "detect" in tasks:
@@ -96,9 +98,7 @@ def predict(
     if "caption" in tasks:
         done["caption"] = model.caption(frames[0][0], generation=generation)
     if "answer" in tasks:
-        step = max(1, len(frames) // ANSWER_FRAMES)
-        asked = [image for image, _ in frames[::step]][:ANSWER_FRAMES]
-        done["answer"] = model.answer(asked, question or "", generation=generation)
+        done["answer"] = model.answer(to_ask(frames), question or "", generation=generation)
     return Prediction(file=str(path), kind=kind, **done)
 
 
@@ -125,7 +125,8 @@ def _tasks(model: Model, kind: str, task: str | None, question: str | None, path
     return wanted
 
 
-def _frames(path: Path, kind: str) -> list[tuple[Any, float]]:
+def frames_of(path: Path, kind: str) -> list[tuple[Any, float]]:
+    """A picture, or one frame a second of a video; each uint8 [H, W, 3] RGB with its time in seconds."""
     if kind == "image":
         return [(to_rgb(path), 0.0)]
     frames: list[tuple[Any, float]] = []
@@ -133,6 +134,11 @@ def _frames(path: Path, kind: str) -> list[tuple[Any, float]]:
         if not frames or frame.t_s - frames[-1][1] >= SAMPLE_EVERY_S - 1e-3:
             frames.append((frame.image, frame.t_s))
     return frames
+
+
+def to_ask(frames: Sequence[tuple[Any, float]]) -> list[Any]:
+    """The pictures of `frames` that a question is asked about: a few, evenly over them."""
+    return [frames[index][0] for index in sample_indices(len(frames), ANSWER_FRAMES)]
 
 
 def _labels(model: Model, image: Any, t_s: float, top: int) -> LabelsAt:

@@ -56,11 +56,20 @@ class Captioner:
         self.tokenizer = self.writer.tokenizer
 
     def __call__(
-        self, frames: Any, question: str, *, generation: Generation = AS_TRAINED, on_text: OnText = None
+        self,
+        frames: Any,
+        question: str,
+        *,
+        audio: Any = None,
+        sample_rate_hz: int = 16_000,
+        generation: Generation = AS_TRAINED,
+        on_text: OnText = None,
     ) -> Answer:
-        """Answer a question about one picture. Raises InputError for another number of pictures."""
+        """Answer a question about one picture. Raises InputError for another number of pictures, and for sound."""
         if not question.strip():
             raise InputError("the question is empty")
+        if audio is not None:
+            raise InputError("this model sees and does not hear", hint="give a picture and words only")
         images = list(frames) if isinstance(frames, (list, tuple)) else [frames]
         if len(images) != 1:
             raise InputError(f"{self._graphs.entry.name} answers about one picture, not {len(images)}")

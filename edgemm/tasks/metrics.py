@@ -5,9 +5,25 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 _NOT_A_WORD = re.compile(r"[^\w']+", re.UNICODE)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A metric of a whole set, and of `each` example where it has values for them."""
+
+    total: float
+    each: tuple[float, ...] = ()
+
+    @classmethod
+    def mean(cls, values: Iterable[float]) -> Self:
+        """The metric that is its examples' mean; 0 without any."""
+        each = tuple(values)
+        return cls(sum(each) / max(1, len(each)), each)
 
 
 def words(text: str) -> list[str]:

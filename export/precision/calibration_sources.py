@@ -5,23 +5,21 @@ Read as a stream: of a long recording no more is held than what is kept of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.errors import InputError, SourceError
+from edgemm.errors import SourceError
 from edgemm.live.sources.base import Wish
 from edgemm.live.sources.recording import RecordedAudio, RecordedVideo
 from edgemm.processing.audio import to_mono_16k
 from edgemm.processing.media import check_file, read_head, sniff
+from edgemm.tasks.metadata import METADATA, lines_of, media_of
 
-METADATA = "metadata.jsonl"
-_FIELDS = ("image", "audio", "video", "file_name")
 _NO_MEDIA = (".md", ".txt", ".json", ".jsonl", ".py", ".toml", "")
 _MCAP = b"\x89MCAP"
 T = TypeVar("T")
@@ -65,32 +63,14 @@ def _usable(path: Path) -> bool:
 
 
 def _rows(data: Path) -> Iterator[Found]:
+    """The files of a data set, each once; rows of texts only have none."""
     seen: set[Path] = set()
-    with (data / METADATA).open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            found = _row(data, line, f"{data / METADATA} line {number}") if line.strip() else None
-            if found is not None and found.path not in seen:
-                seen.add(found.path)
-                yield found
-
-
-def _row(data: Path, line: bytes, where: str) -> Found | None:
-    """The file of a row; None where the row is of texts only."""
-    try:
-        values: Any = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON: {error}", hint="mend or delete the line") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{where} is not a JSON object", hint='such as {"image": …}')
-    name = next((values[f] for f in _FIELDS if isinstance(values.get(f), str) and values[f]), None)
-    if name is None:
-        return None
-    if not (data / name).resolve().is_relative_to(data.resolve()):
-        raise InputError(f"{where} points outside the data set: {name}", hint="copy the file in")
-    if not (data / name).is_file():
-        raise InputError(f"{where} names {name}, which is missing", hint=f"paths begin at {data}")
-    question = values.get("question")
-    return Found(data / name, question if isinstance(question, str) else None)
+    for values, where in lines_of(data):
+        for _, path in media_of(data, values, where)[:1]:
+            if path not in seen:
+                seen.add(path)
+                question = values.get("question")
+                yield Found(path, question if isinstance(question, str) else None)
 
 
 def spread(items: Iterable[T], most: int) -> list[T]:

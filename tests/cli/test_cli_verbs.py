@@ -59,6 +59,8 @@ INSPECT = _object(
 TIMES = _object(precision=TEXT, median_ms=NUMBER, p99_ms=NUMBER)
 BENCH = _object(components=_map(_map(TIMES, 1), 1), tasks=_map(_map(NUMBER, 1), 1), peak_rss_mb=NUMBER)
 EVAL = _object(metrics=_map(NUMBER, 1), n=NUMBER, per_example=TEXT)
+LABEL_SCORES = _object(precision=NUMBER, recall=NUMBER, f1=NUMBER, support=NUMBER)
+EVAL_REPORT = _object(report=_object(labels=_map(LABEL_SCORES, 1), macro=LABEL_SCORES, weighted=LABEL_SCORES))
 DEVICES = _object(cameras=_list(_object(spec=TEXT)), microphones=_list(_object(spec=TEXT)))
 DOCTOR = _object(
     runtimes=_list(_object(name=TEXT, installed={"type": "boolean"}, devices=_list(TEXT)), 1),
@@ -235,6 +237,8 @@ def test_eval(cli: Cli, bundle: Path, frame: Path, sound: Path, tmp_path: Path) 
     assert document["metrics"]["wer"] < 60.0
     assert document["n"] == 3
     assert document["drop"] == {"wer": 0.0, "top1": 0.0}
+    jsonschema.validate(document, EVAL_REPORT)
+    assert document["report"]["labels"]["espresso"] == {"precision": 50.0, "recall": 100.0, "f1": 200 / 3, "support": 1}
     lines = [json.loads(line) for line in Path(document["per_example"]).read_text().splitlines()]
     assert [line["expected"] for line in lines[:2]] == ["espresso", "tench"]
     assert all(line["said"] == line["other"] for line in lines)

@@ -95,7 +95,7 @@ def test_fp16_is_measured_and_has_nothing_to_restore(tmp_path):
 
 def test_a_data_set_without_labels_is_refused_before_any_work(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n')
+    (tmp_path / "metadata.jsonl").write_text('{"image": "a.png"}\n')
     with pytest.raises(InputError, match="line 1 has neither"):
         gates(data=tmp_path)
 

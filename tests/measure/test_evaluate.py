@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from edgemm.errors import InputError, SourceError
-from edgemm.measure.data import read_rows
 from edgemm.measure.evaluate import evaluate
 from edgemm.results import Label, Labels
+from edgemm.tasks.rows import read_rows
+from tests.cli.cli_runner import CLIP
+from tests.export.exported import RATE_HZ, model, sound
 
 
 class _Names:
@@ -64,6 +68,9 @@ def test_folders_are_classes(data: Path) -> None:
     assert found.metrics == {"top1": 100.0}
     assert found.n == 4
     assert found.examples[2].expected == "tabby, tabby cat"
+    assert found.report is not None
+    assert found.report.macro.f1 == 100.0
+    assert found.report.labels["espresso"].support == 2
 
 
 def test_limit(data: Path) -> None:
@@ -78,6 +85,9 @@ def test_metadata_is_used_before_folders(data: Path) -> None:
     found = evaluate(ColourModel(), _metadata(data, *map(json.dumps, lines)))  # type: ignore[arg-type]
     assert found.metrics == {"top1": 50.0}
     assert [e.said for e in found.examples] == ["espresso", "tabby, tabby cat"]
+    assert found.report is not None
+    assert found.report.labels["espresso"].precision == 0.0
+    assert found.report.labels["tench"].recall == 0.0
 
 
 @pytest.mark.parametrize(
@@ -105,3 +115,17 @@ def test_no_data(tmp_path: Path) -> None:
         read_rows(tmp_path / "gone")
     with pytest.raises(SourceError, match="has no examples"):
         read_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "file"), [("ast", "file_name", "said.wav"), ("videomae", "video", "clip.mp4")]
+)
+def test_labels_of_sounds_and_clips(tmp_path: Path, name: str, field: str, file: str) -> None:
+    soundfile.write(tmp_path / "said.wav", sound(1.0), RATE_HZ)
+    shutil.copy(CLIP, tmp_path / "clip.mp4")
+    with model(name, "onnxruntime") as one:
+        labels = one.task("classify").names
+        lines = [json.dumps({field: file, "label": label}) for label in labels]
+        found = evaluate(one, _metadata(tmp_path, *lines))
+    assert found.metrics["top1"] == pytest.approx(100 / len(labels), abs=1e-3)
+    assert len({e.said for e in found.examples}) == 1

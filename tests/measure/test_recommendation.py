@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edgemm.errors import InputError
-from edgemm.measure.data import read_rows
 from edgemm.measure.evaluate import evaluate
-from edgemm.measure.recommendation import Liking, as_text, ranking_metrics
+from edgemm.tasks.liking import Liking, as_text, ranking_metrics
+from edgemm.tasks.rows import read_rows
 from tests.export.exported import model, picture
 
 ITEMS = 14

@@ -14,10 +14,10 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from edgemm.export.detectors import TopKDetector, as_rows, without_checks
 from edgemm.export.graph import GraphPlan, Port, trace
 from edgemm.export.verify import TOLERANCES, aligned, compare
-from edgemm.measure.detection import Box, mean_average_precision
 from edgemm.runtimes import registry
 from edgemm.runtimes.base import as_numpy
 from edgemm.runtimes.lowering.pairing import paired
+from edgemm.tasks.boxes import Box, mean_average_precision
 from tests.export.exported import EXACT, RUNTIMES, checkpoint, exported, model, picture, plan
 from tests.tiny.detectors import LABELS, SIDE_PX, scene
 

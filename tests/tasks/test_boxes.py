@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from edgemm.measure.detection import Box, mean_average_precision
+from edgemm.tasks.boxes import Box, mean_average_precision
 
 LABELS = ("a", "b", "c")
 TOLERANCE = 1e-6

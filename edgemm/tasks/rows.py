@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgemm.errors import InputError, SourceError
-from edgemm.measure.recommendation import Liking
-from edgemm.processing.media import sniff
-
-METADATA = "metadata.jsonl"
-_FIELDS = ("image", "audio", "file_name")
+from edgemm.processing.media import Kind, sniff
+from edgemm.tasks.liking import Liking
+from edgemm.tasks.metadata import MEDIA, METADATA, Values, inside, lines_of, media_of, text_of, texts_of
 
 Object = tuple[str, tuple[float, float, float, float]]
+_KINDS: dict[str, Kind] = {"image": "image", "audio": "audio", "video": "video"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One example. `where` names it in errors ("metadata.jsonl line 3").
+    """One example. `where` names it in errors ("metadata.jsonl line 3"); `kind` is what its file is taken for.
 
+    `texts` are captions of a picture, each as good as the others, or the transcript of a sound. `answers` are what
+    people answered to `question`; `sound` is what is heard beside a picture or video that the question is about.
     `objects` are what is in a picture: a label, and x0, y0, x1, y1 in pixels; None where nothing is said of objects.
     `liking` is a row of recommendation data.
     """
 
     path: Path
     where: str
-    text: str | None = None
+    kind: Kind = "image"
+    texts: tuple[str, ...] = ()
     label: str | None = None
     objects: tuple[Object, ...] | None = None
     liking: Liking | None = None
+    question: str | None = None
+    answers: tuple[str, ...] = ()
+    sound: Path | None = None
 
 
 def read_rows(data: Path, *, limit: int | None = None) -> list[Row]:
     """The examples of a data set, in order, at most `limit`.
 
-    Raises SourceError where `data` is no data set, InputError that names the line of a torn or
+    A line of metadata.jsonl names a file under `image`, `audio` or `video`, or under `file_name`, where its content
+    says what it is. Raises SourceError where `data` is no data set, InputError that names the line of a torn or
     useless row.
     """
     if not data.is_dir():
@@ -51,40 +56,57 @@ def read_rows(data: Path, *, limit: int | None = None) -> list[Row]:
 
 
 def _metadata(data: Path) -> Iterator[Row]:
-    with (data / METADATA).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _row(data, line, f"{data / METADATA} line {number}")
+    for values, where in lines_of(data):
+        yield _row(data, values, where)
 
 
-def _row(data: Path, line: bytes, where: str) -> Row:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON: {error}", hint="mend or delete the line") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{where} is not a JSON object", hint='such as {"image": …, "label": …}')
+def _row(data: Path, values: Values, where: str) -> Row:
     if "user" in values:
         return Row(data / METADATA, where, liking=_liking(data, values, where))
-    name = next((values[f] for f in _FIELDS if values.get(f)), None)
-    if not isinstance(name, str):
-        raise InputError(f"{where} names no file", hint=f"give one of {', '.join(_FIELDS)}")
-    path = _inside(data, name, where)
-    if not path.is_file():
-        raise InputError(f"{where} names {name}, which is missing", hint=f"paths begin at {data}")
-    text, label = (_text(values, key, where) for key in ("text", "label"))
-    return Row(path, where, text, label, objects=_objects(values.get("objects"), where))
+    path, kind, sound = _media(data, values, where)
+    return Row(
+        path,
+        where,
+        kind,
+        texts=texts_of(values, "text", where),
+        label=text_of(values, "label", where),
+        objects=_objects(values.get("objects"), where),
+        question=text_of(values, "question", where),
+        answers=texts_of(values, "answer", where),
+        sound=sound,
+    )
 
 
-def _inside(data: Path, name: str, where: str) -> Path:
-    if not (data / name).resolve().is_relative_to(data.resolve()):
-        raise InputError(f"{where} points outside the data set: {name}", hint="copy the file in")
-    return data / name
+def _media(data: Path, values: Values, where: str) -> tuple[Path, Kind, Path | None]:
+    """The file of a row, its kind, and the sound beside it."""
+    found = [(_kind(field, path, where), path) for field, path in media_of(data, values, where)]
+    if not found:
+        raise InputError(f"{where} names no file", hint=f"give one of {', '.join(MEDIA)}")
+    heard = [path for kind, path in found if kind == "audio"]
+    kind, path = next((x for x in found if x[0] != "audio"), found[0])
+    if len(found) == 1:
+        return path, kind, None
+    if (len(found), len(heard)) != (2, 1) or "question" not in values:
+        named = " and ".join(p.name for _, p in found)
+        raise InputError(
+            f"{where} names {named}: one file was expected",
+            hint="only a question may be about a picture or a video, and audio",
+        )
+    return path, kind, heard[0]
 
 
-def _liking(data: Path, values: dict[str, Any], where: str) -> Liking:
+def _kind(field: str, path: Path, where: str) -> Kind:
+    if field in _KINDS:
+        return _KINDS[field]
+    try:
+        return sniff(path)
+    except SourceError as error:
+        raise InputError(f"{where}: {error.message}", hint=error.hint) from error
+
+
+def _liking(data: Path, values: Values, where: str) -> Liking:
     """`user` and `item`: the path of a picture in the data set, else a text. `score`: a number of 0 or more."""
-    both = [_text(values, key, where) for key in ("user", "item")]
+    both = [text_of(values, key, where) for key in ("user", "item")]
     score = values.get("score", 1)
     if not all(both) or isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score < 1e9:
         raise InputError(
@@ -97,7 +119,7 @@ def _liking(data: Path, values: dict[str, Any], where: str) -> Liking:
 
 def _picture(data: Path, name: str, where: str) -> str | Path:
     suffix = Path(name).suffix.lower()
-    return _inside(data, name, where) if suffix and (data / name).is_file() else name
+    return inside(data, name, where) if suffix and (data / name).is_file() else name
 
 
 def _objects(value: Any, where: str) -> tuple[Object, ...] | None:
@@ -113,13 +135,6 @@ def _objects(value: Any, where: str) -> tuple[Object, ...] | None:
             f"{where}: objects is {str(value)[:80]!r}, a bbox and a category for each were expected",
             hint='such as {"bbox": [[x, y, width, height]], "category": ["cup"]}, in pixels',
         ) from error
-
-
-def _text(values: dict[str, Any], key: str, where: str) -> str | None:
-    value = values.get(key)
-    if value is None or isinstance(value, str):
-        return value
-    raise InputError(f"{where}: {key} is {value!r}, a text was expected", hint="write it in quotes")
 
 
 def _folders(data: Path) -> Iterator[Row]:
