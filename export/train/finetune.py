@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from edgemm.export.train.loop import Loop, Progress, prepared
 from edgemm.export.train.objectives import registry
 from edgemm.export.train.objectives.base import Objective
 from edgemm.export.train.options import TrainOptions
+from edgemm.tasks.class_report import ClassReport
 
 _MARK = {"marker": "config.json", "what": "checkpoint"}
 _SHOWN = 24  # examples in the report
@@ -33,7 +34,7 @@ _SHOWN = 24  # examples in the report
 class TrainReport:
     """What a run came to. `history` has what was logged at each step, `examples` (what was shown, expected, said).
 
-    `trained` and `parameters` are counts of weights.
+    `trained` and `parameters` are counts of weights; `labels` is how well each label was found.
     """
 
     checkpoint: Path
@@ -48,7 +49,7 @@ class TrainReport:
     rows: Mapping[str, int]
     history: tuple[Mapping[str, float], ...] = ()
     examples: tuple[tuple[str, str, str], ...] = ()
-    judged: tuple[tuple[Any, Any], ...] = field(default=(), repr=False)
+    labels: ClassReport | None = None
 
 
 def finetune(
@@ -195,7 +196,7 @@ def _report(
         rows={name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
         history=tuple(history),
         examples=tuple(shown),
-        judged=tuple(pairs),
+        labels=loop.objective.report([e for e, _ in pairs], [s for _, s in pairs]),
     )
 
 

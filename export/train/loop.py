@@ -24,12 +24,12 @@ from edgemm.errors import UsageError
 from edgemm.export.train.data import Samples, Splits
 from edgemm.export.train.objectives.base import Lesson, Objective
 from edgemm.export.train.options import TrainOptions
+from edgemm.tasks.scoring import METRICS, Metric
 
 Progress = Callable[[str, float], None]
 STATE, WEIGHTS = "trainer_state.json", "weights.pt"
 BEST = "best"
 _KEPT = 2  # checkpoints to go on from
-_LESS_IS_BETTER = ("loss", "wer", "cer")
 
 
 def prepared(
@@ -42,7 +42,7 @@ def prepared(
 ) -> Loop:
     """A loop that trains `model` on the first split, steered by the second."""
     metric = options.metric or objective.metric
-    greater = objective.greater if metric == objective.metric else metric not in _LESS_IS_BETTER
+    greater = metric != "loss" and METRICS.get(metric, Metric()).worse < 0
     lesson = Lesson(objective, model)
     loop = Loop(
         objective,

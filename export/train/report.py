@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ def document(report: TrainReport) -> dict[str, Any]:
         "examples_per_s": report.examples_per_s,
         "trained": report.trained,
         "parameters": report.parameters,
+        "labels": asdict(report.labels) if report.labels else None,
         "history": list(report.history),
         "examples": [{"shown": s, "expected": e, "said": a} for s, e, a in report.examples],
     }
@@ -103,6 +105,7 @@ def page(report: TrainReport, picture: bytes) -> str:
 a second; {report.trained:,} of {report.parameters:,} weights were trained.</p>
 <h2>Before and after</h2>
 {_before_and_after(report)}
+{_labels(report)}
 <h2>Curves</h2>
 <img alt="Loss and metrics over the steps" src="data:image/png;base64,{image}">
 <h2>Examples of the test rows</h2>
@@ -117,6 +120,14 @@ def _before_and_after(report: TrainReport) -> str:
         for name, value in report.metrics_after.items()
     ]
     return _table((f"on {report.rows['test']} test rows", "before", "after"), rows)
+
+
+def _labels(report: TrainReport) -> str:
+    if report.labels is None:
+        return ""
+    scores = {**report.labels.labels, "plain mean": report.labels.macro, "weighted mean": report.labels.weighted}
+    rows = [(n, f"{s.precision:.1f}", f"{s.recall:.1f}", f"{s.f1:.1f}", str(s.support)) for n, s in scores.items()]
+    return f"<h2>By label</h2>\n{_table(('label', 'precision %', 'recall %', 'F1 %', 'rows'), rows)}"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -66,7 +66,7 @@ def couples(place: Path) -> Path:
     return write_rows(place, [{"user": f"where is {t}?", "item": t, "score": 1.0} for t in things])
 
 
-def clips(place: Path, n: int = 4, frames: int = 6) -> Path:
+def clips(place: Path, n: int = 8, frames: int = 6) -> Path:
     """Videos of one colour each."""
     place.mkdir(parents=True, exist_ok=True)
     rows = []

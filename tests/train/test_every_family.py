@@ -40,7 +40,7 @@ def test_learns_a_few_rows_by_heart(name, tmp_path):
     data = load(data_for(source.model_type, tmp_path / "data"))
     rows = data.train[:4]
     splits = Splits(rows, rows, rows)
-    options = TrainOptions(steps=12, batch=4, learning_rate=3e-3, warmup=0.0, schedule="constant", max_new_tokens=8)
+    options = TrainOptions(steps=20, batch=4, learning_rate=3e-3, warmup=0.0, schedule="constant", max_new_tokens=8)
     objective = registry.find(source, task).load(source, splits, options)
     if getattr(objective.model.config, "architectures", [""])[0].endswith("Model") and task == "classify":
         pytest.skip("it embeds")

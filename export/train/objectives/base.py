@@ -23,6 +23,7 @@ from edgemm.export.train.augment import Augment
 from edgemm.export.train.data import Sample, Splits
 from edgemm.export.train.freezing import set_dropout
 from edgemm.export.train.options import TrainOptions
+from edgemm.tasks.class_report import ClassReport
 
 Batch = dict[str, Any]
 Feeds = dict[str, torch.Tensor]
@@ -34,12 +35,11 @@ class Objective(ABC):
     """A model, what its family says of it, and what a row means to it.
 
     Rows become inputs as they do on a device: by the host functions that the family names (`edgemm.processing`), which
-    equal transformers' processors. `metric` is what a run is steered by, `greater` whether more of it is better.
+    equal transformers' processors. `metric` is what a run is steered by.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
-    metric: ClassVar[str]
-    greater: ClassVar[bool] = True
+    metric: str
 
     def __init__(self, checkpoint: Checkpoint, plan: ModelPlan, options: TrainOptions) -> None:
         if plan.original is None:
@@ -101,6 +101,10 @@ class Objective(ABC):
     @abstractmethod
     def judge(self, expected: Sequence[Any], said: Sequence[Any]) -> dict[str, float]:
         """The metrics by name, `metric` among them."""
+
+    def report(self, expected: Sequence[Any], said: Sequence[Any]) -> ClassReport | None:
+        """How well each label was found, where there are labels."""
+        return None
 
     def show(self, value: Any) -> str:
         """What was said or expected, for people."""

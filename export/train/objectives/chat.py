@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from edgemm.errors import InputError
+from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.model_plan import Example
 from edgemm.export.precision.calibration import RATE_HZ
-from edgemm.export.train.data import Sample
+from edgemm.export.train.data import Sample, Splits
 from edgemm.export.train.objectives.base import IGNORED, Batch, Objective, to, together
+from edgemm.export.train.options import TrainOptions
+from edgemm.tasks.answer_metrics import exact_match
 from edgemm.tasks.prompts import make_prompt
 from edgemm.tasks.prompts.base import Context, Prompt, user
+from edgemm.tasks.scoring import measured
 
 CAPTION = "Describe the picture."
 _ALIGNED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
@@ -27,14 +30,24 @@ _ANSWER_TYPE = {"paligemma": 1}
 class Texts(Objective):
     """What objectives share whose answers are texts: rows with `answer` or `text`, one or several."""
 
-    metric = "exact_match"
+    answers = False
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, splits: Splits, options: TrainOptions) -> Objective:
+        made = super().load(checkpoint, splits, options)
+        assert isinstance(made, Texts)
+        made.answers = "answer" in splits.train.fields
+        made.metric = "vqa_accuracy" if made.answers else "cider"
+        return made
 
     def expected(self, sample: Sample) -> list[str]:
         return sample.texts("answer" if sample.has("answer") else "text")
 
     def judge(self, expected: Sequence[list[str]], said: Sequence[str]) -> dict[str, float]:
-        equal = [any(_plain(s) == _plain(e) for e in wanted) for wanted, s in zip(expected, said, strict=True)]
-        return {"exact_match": 100.0 * sum(equal) / max(1, len(equal))}
+        found = measured("answer" if self.answers else "caption", expected, said)
+        if not self.answers:
+            found |= {"exact_match": exact_match(expected, said)}
+        return {name: scores.total for name, scores in found.items()}
 
     def show(self, value: Any) -> str:
         return value if isinstance(value, str) else " / ".join(value)
@@ -117,11 +130,3 @@ class Chat(Texts):
             )[0]
             said.append(self._context.tokenizer.decode(ids[len(prompt.ids) :].tolist()).strip())
         return said
-
-    @cached_property
-    def _eos(self) -> tuple[int, ...]:
-        return self._context.tokens.eos
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().strip(" .!?").split())

@@ -15,6 +15,7 @@ from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.train.data import Sample, Splits
 from edgemm.export.train.objectives.base import Batch, Objective, to, together
 from edgemm.export.train.options import TrainOptions
+from edgemm.tasks.class_report import ClassReport, class_report
 from edgemm.tasks.metrics import top1
 
 
@@ -62,6 +63,9 @@ class Labels(Objective):
         if name not in self._ids:
             raise InputError(f"{sample.where}: no training row has the label {name!r}", hint="move such a row there")
         return name
+
+    def report(self, expected: Sequence[str], said: Sequence[str]) -> ClassReport | None:
+        return class_report(expected, said)
 
     def judge(self, expected: Sequence[str], said: Sequence[str]) -> dict[str, float]:
         return {"top1": top1(expected, said)}

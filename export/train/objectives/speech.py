@@ -19,7 +19,7 @@ from edgemm.tasks.metrics import wer
 
 class _Speech(Objective):
     fields = ("audio", "text")
-    metric, greater = "wer", False
+    metric = "wer"
 
     def expected(self, sample: Sample) -> str:
         return sample.texts()[0]
