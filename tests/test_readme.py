@@ -11,7 +11,10 @@ import pytest
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 # Run by the tests of the families and by the export test: here they would only repeat minutes of tracing.
-ELSEWHERE = {"edgemm export my/whisper -o bundle --int8 --calib my/recordings"}
+ELSEWHERE = {
+    "edgemm export my/whisper -o bundle --int8 --calib my/recordings",
+    "edgemm finetune my/whisper --data my/recordings -o tuned --epochs 5 --patience 2 --freeze encoder",
+}
 SLOW = {"edgemm export --int8 -o bundle"}
 
 

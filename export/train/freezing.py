@@ -66,7 +66,8 @@ def _adapted(model: nn.Module, options: TrainOptions) -> Any:
     from peft import LoraConfig, get_peft_model
 
     targets: Any = list(options.lora_targets) or _linear_names(model)
-    kept = [n for n, p in model.named_parameters() if options.unfreeze and p.requires_grad]
+    wanted = [p for word in options.unfreeze for p in _named(model, word)]
+    kept = [n for n, p in model.named_parameters() if any(p is other for other in wanted)]
     settings = LoraConfig(r=options.lora, lora_alpha=2 * options.lora, target_modules=targets, bias="none")
     try:
         with warnings.catch_warnings():

@@ -26,7 +26,9 @@ def data_for(kind, place):
 
 
 # One of every kind; the others are slow together.
-QUICK = ("moonshine", "wav2vec2", "smolvlm", "florence2", "blip", "vit", "detr", "clip", "bert")
+QUICK = ("moonshine", "wav2vec2", "smolvlm", "florence2", "blip", "vit", "yolos", "d_fine", "clip", "bert")
+
+LONG = ("detr", "rt_detr", "rt_detr_v2")  # pictures of 640 px and more
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,8 @@ def test_learns_a_few_rows_by_heart(name, tmp_path):
     data = load(data_for(source.model_type, tmp_path / "data"))
     rows = data.train[:4]
     splits = Splits(rows, rows, rows)
-    options = TrainOptions(steps=20, batch=4, learning_rate=3e-3, warmup=0.0, schedule="constant", max_new_tokens=8)
+    steps = 8 if source.model_type in LONG else 20
+    options = TrainOptions(steps=steps, batch=4, learning_rate=3e-3, warmup=0.0, schedule="constant", max_new_tokens=8)
     objective = registry.find(source, task).load(source, splits, options)
     if getattr(objective.model.config, "architectures", [""])[0].endswith("Model") and task == "classify":
         pytest.skip("it embeds")
@@ -49,7 +52,7 @@ def test_learns_a_few_rows_by_heart(name, tmp_path):
     loop.go()
     losses = [row["loss"] for row in loop.history if "loss" in row]
     assert np.isfinite(losses).all()
-    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:2])
+    assert np.mean(losses[-3:]) < (0.95 if steps < 20 else 0.8) * np.mean(losses[:2])
     metrics, pairs = loop.judge(rows)
     assert objective.metric in metrics
     assert len(pairs) == 4
