@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from edgemm.cli.shared import Io
 from edgemm.cli.shared import verb as as_verb
-from edgemm.cli.training import library, options_of
+from edgemm.cli.training import is_first_process, library, options_of
 
 if TYPE_CHECKING:
     from edgemm.export.train.finetune import TrainReport
@@ -115,7 +116,7 @@ def finetune(
     given = dict(locals())
     module: Any = library("finetune")
     options = options_of({**given, "learning_rate": lr, "optimizer_options": optimizer_option})
-    with io.progress() as tell:
+    with io.progress() if is_first_process() else nullcontext(_silent) as tell:
         report = module.finetune(
             checkpoint,
             data,
@@ -127,7 +128,12 @@ def finetune(
             overwrite=overwrite,
             progress=tell,
         )
-    tell_report(io, report)
+    if is_first_process():
+        tell_report(io, report)
+
+
+def _silent(_what: str, _share: float) -> None:
+    """Where another process of the run says how far it is."""
 
 
 def tell_report(io: Io, report: TrainReport) -> None:

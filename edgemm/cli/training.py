@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,11 @@ def options_of(given: Mapping[str, Any]) -> TrainOptions:
     values["optimizer_options"] = dict(_pair(text) for text in given.get("optimizer_options") or ())
     options: TrainOptions = made(**values)
     return options
+
+
+def is_first_process() -> bool:
+    """Whether this is the one that speaks, where `accelerate launch` started several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from transformers import set_seed
 
 from edgemm.bundle.files import write_atomically
@@ -74,6 +76,8 @@ def finetune(
     """
     options = options or TrainOptions()
     target = target.absolute()
+    # Under `accelerate launch` every process comes here; the first one writes.
+    together = PartialState(cpu=not torch.cuda.is_available())
     check_target(target, overwrite=overwrite, **_MARK)
     start = time.perf_counter()
     with located(checkpoint) as path:
@@ -84,15 +88,18 @@ def finetune(
         _check_fields(kind, splits)
         set_seed(options.seed)
         objective = kind.load(source, splits, options)
-        work = _working_directory(target, source, splits, options, overwrite=overwrite)
+        with together.main_process_first():
+            work = _working_directory(target, source, splits, options, overwrite=overwrite)
         loop = prepared(objective, freezing.apply(objective.model, options), splits, options, work, progress)
         before = _before(work, loop, splits, progress)
         loop.go()
         progress("judging", 1.0)
         after, pairs = loop.judge(splits.test)
         report = _report(target, task or kind.metric, loop, splits, (before, after), pairs, time.perf_counter() - start)
-        _write(objective, loop, target, report, overwrite=overwrite)
-    shutil.rmtree(work, ignore_errors=True)
+        if together.is_main_process:
+            _write(objective, loop, target, report, overwrite=overwrite)
+            shutil.rmtree(work, ignore_errors=True)
+        together.wait_for_everyone()
     return report
 
 
@@ -162,7 +169,8 @@ def _before(work: Path, loop: Loop, splits: Splits, progress: Progress) -> dict[
         return known
     progress("judging the checkpoint as it is", 0.0)
     found, _ = loop.judge(splits.test)
-    write_atomically(note, json.dumps(found).encode())
+    if loop.is_world_process_zero():
+        write_atomically(note, json.dumps(found).encode())
     return found
 
 
@@ -210,8 +218,6 @@ def what_is_shown(values: Mapping[str, Any]) -> str:
 def _write(objective: Objective, loop: Loop, target: Path, report: TrainReport, *, overwrite: bool) -> None:
     from edgemm.export.train.report import write_report
 
-    if not loop.is_world_process_zero():
-        return
     model = freezing.merged(loop.trained)
     with writing(target, overwrite=overwrite, **_MARK) as partial:
         objective.save(model, partial)

@@ -135,6 +135,7 @@ class Loop(Trainer):
         """Train to the end, from the last complete checkpoint if there is one; the model then has the best weights."""
         last = last_complete(Path(self.args.output_dir))
         self.train(resume_from_checkpoint=str(last) if last else None)
+        self.accelerator.wait_for_everyone()
         self._best.restore(self)
 
     @property

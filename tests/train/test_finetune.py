@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,3 +148,16 @@ def test_the_command_line(pictures, tmp_path, capsys):
     assert {"checkpoint", "metrics_before", "metrics_after", "seconds"} <= found.keys()
     assert invoke([*argv]) == 1
     assert "exists" in capsys.readouterr().err
+
+
+def test_two_processes_train_one_model(pictures, tmp_path):
+    tool = Path(sys.executable).with_name("accelerate")
+    command = [tool, "launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
+    command += ["--dynamo_backend=no", "--num_cpu_threads_per_process=1", "-m", "edgemm.cli.app", "finetune"]
+    command += [checkpoint("vit"), "--data", pictures, "-o", tmp_path / "two", "--steps", "4", "--batch", "2", "--json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # One of them speaks.
+    assert json.loads(done.stdout)["steps"] == 4
+    assert (tmp_path / "two" / "model.safetensors").is_file()
+    assert not (tmp_path / "two.training").exists()
