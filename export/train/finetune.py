@@ -92,6 +92,7 @@ def finetune(
             work = _working_directory(target, source, splits, options, overwrite=overwrite)
         loop = prepared(objective, freezing.apply(objective.model, options), splits, options, work, progress)
         before = _before(work, loop, splits, progress)
+        _check_metric(options.metric, before)
         loop.go()
         progress("judging", 1.0)
         after, pairs = loop.judge(splits.test)
@@ -139,7 +140,7 @@ def _working_directory(
     }
     note = work / "run.json"
     if note.is_file() and json.loads(note.read_text()) != about:
-        if not overwrite:
+        if any(work.glob("checkpoint-*")) and not overwrite:
             raise UsageError(
                 f"{work} holds an unfinished run with other choices or other data",
                 hint="repeat that run's command to finish it, or add --overwrite to throw it away",
@@ -148,6 +149,11 @@ def _working_directory(
     work.mkdir(parents=True, exist_ok=True)
     write_atomically(note, json.dumps(about, indent=1).encode())
     return work
+
+
+def _check_metric(metric: str, before: Mapping[str, float]) -> None:
+    if metric and metric not in (*before, "loss"):
+        raise UsageError(f"there is no metric {metric!r}", hint=f"this task has {', '.join(before)}, loss")
 
 
 def _rows_digest(rows: Any) -> str:

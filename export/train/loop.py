@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, SchedulerType
 
 from edgemm.errors import UsageError
 from edgemm.export.train.data import Samples, Splits
@@ -60,7 +60,10 @@ def prepared(
 
 
 def arguments(options: TrainOptions, work: Path) -> TrainingArguments:
-    """`options` as transformers takes them."""
+    """`options` as transformers takes them. Raises UsageError for a schedule that it does not know."""
+    schedules = [s.value for s in SchedulerType]
+    if options.schedule not in schedules:
+        raise UsageError(f"no schedule {options.schedule!r}", hint=f"one of {', '.join(schedules)}")
     by_steps, saved_by_steps = options.evaluate_every > 0, options.save_every > 0
     return TrainingArguments(
         output_dir=str(work),
@@ -216,10 +219,7 @@ class KeepBest(TrainerCallback, ExportableState):
         return {"args": args, "attributes": {"best": self.best, "waited": self.waited}}
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **more: Any) -> None:
-        value = metrics.get(f"eval_{self.metric}")
-        if value is None:
-            names = ", ".join(n.removeprefix("eval_") for n in metrics if n.startswith("eval_"))
-            raise UsageError(f"there is no metric {self.metric!r}", hint=f"this run has {names}")
+        value = metrics[f"eval_{self.metric}"]
         if (value > self.best) if self.greater else (value < self.best):
             self.best, self.waited = value, 0
             if state.is_world_process_zero:

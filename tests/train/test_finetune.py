@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(pictures, tmp_path, monkeypat
 
 
 def test_an_unfinished_run_is_not_mixed_with_other_choices(pictures, tmp_path):
-    (tmp_path / "x.training").mkdir()
+    (tmp_path / "x.training" / "checkpoint-2").mkdir(parents=True)
     (tmp_path / "x.training" / "run.json").write_text('{"options": "others"}')
     with pytest.raises(UsageError, match="unfinished run"):
         run(tmp_path / "x", data=pictures)
@@ -89,6 +89,8 @@ def test_an_unfinished_run_is_not_mixed_with_other_choices(pictures, tmp_path):
     ("more", "message"),
     [
         ({"optimizer": "Adamw"}, "no optimizer"),
+        ({"schedule": "cosin"}, "no schedule"),
+        ({"metric": "bleu"}, "no metric"),
         ({"optimizer_options": {"momentums": 1}}, "momentums"),
         ({"freeze": ("tower",)}, "no parameter is called"),
         ({"freeze": ("all",)}, "every parameter is frozen"),
