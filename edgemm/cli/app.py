@@ -17,7 +17,20 @@ from typing import Any, NoReturn
 
 INTERRUPTED = 130
 # Each is a module with a function `verb`; the order is that of `edgemm --help`.
-VERBS = ("doctor", "devices", "inspect", "finetune", "export", "build", "predict", "eval", "bench", "run", "record")
+VERBS = (
+    "doctor",
+    "devices",
+    "inspect",
+    "finetune",
+    "distill",
+    "export",
+    "build",
+    "predict",
+    "eval",
+    "bench",
+    "run",
+    "record",
+)
 
 
 def main() -> NoReturn:

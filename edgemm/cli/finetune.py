@@ -116,7 +116,7 @@ def finetune(
     given = dict(locals())
     module: Any = library("finetune")
     options = options_of({**given, "learning_rate": lr, "optimizer_options": optimizer_option})
-    with io.progress() if is_first_process() else nullcontext(_silent) as tell:
+    with io.progress() if is_first_process() else nullcontext(silent) as tell:
         report = module.finetune(
             checkpoint,
             data,
@@ -132,7 +132,7 @@ def finetune(
         tell_report(io, report)
 
 
-def _silent(_what: str, _share: float) -> None:
+def silent(_what: str, _share: float) -> None:
     """Where another process of the run says how far it is."""
 
 
@@ -144,6 +144,7 @@ def tell_report(io: Io, report: TrainReport) -> None:
             "task": report.task,
             "metrics_before": dict(report.metrics_before),
             "metrics_after": dict(report.metrics_after),
+            **({"metrics_teacher": dict(report.metrics_teacher)} if report.metrics_teacher else {}),
             "seconds": round(report.seconds, 1),
             "steps": report.steps,
             "examples_per_s": report.examples_per_s,
@@ -154,9 +155,11 @@ def tell_report(io: Io, report: TrainReport) -> None:
         return
     from edgemm.cli.tables import table
 
-    rows = table("", "metric", ">before", ">after")
+    teacher = report.metrics_teacher
+    rows = table("", "metric", ">before", ">after", *([">teacher"] if teacher else []))
     for name, value in report.metrics_after.items():
-        rows.add_row(name, f"{report.metrics_before.get(name, float('nan')):.2f}", f"{value:.2f}")
+        figures = (report.metrics_before.get(name, float("nan")), value, *([teacher[name]] if teacher else []))
+        rows.add_row(name, *(f"{figure:.2f}" for figure in figures))
     io.show(
         rows,
         "",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class TrainReport:
     history: tuple[Mapping[str, float], ...] = ()
     examples: tuple[tuple[str, str, str], ...] = ()
     labels: ClassReport | None = None
+    metrics_teacher: Mapping[str, float] | None = None
 
 
 def finetune(
@@ -65,11 +66,13 @@ def finetune(
     test: Path | None = None,
     overwrite: bool = False,
     progress: Progress = lambda _what, _share: None,
+    changed: Callable[[Objective], Objective] = lambda objective: objective,
 ) -> TrainReport:
     """Train `checkpoint` (a directory, a hub id or an adapter) on `data`; write it to `target` with its report.
 
-    A run that was killed goes on from its last checkpoint, which stands beside `target` (`<target>.training`) until the
-    end, if it is started again with the same choices.
+    `changed` may put another objective in the place of the task's own. A run that was killed goes on from its last
+    checkpoint, which stands beside `target` (`<target>.training`) until the end, if it is started again with the same
+    choices.
 
     Raises CheckpointError for a checkpoint that cannot be trained, UsageError for choices that do not fit it or a run
     of other choices that is unfinished, InputError that names the row for a useless one, StorageError for a full disk.
@@ -87,7 +90,7 @@ def finetune(
         splits = load(data, validation=validation, test=test, seed=options.seed)
         _check_fields(kind, splits)
         set_seed(options.seed)
-        objective = kind.load(source, splits, options)
+        objective = changed(kind.load(source, splits, options))
         with together.main_process_first():
             work = _working_directory(target, source, splits, options, overwrite=overwrite)
         loop = prepared(objective, freezing.apply(objective.model, options), splits, options, work, progress)
@@ -96,7 +99,9 @@ def finetune(
         loop.go()
         progress("judging", 1.0)
         after, pairs = loop.judge(splits.test)
-        report = _report(target, task or kind.metric, loop, splits, (before, after), pairs, time.perf_counter() - start)
+        teacher = None if objective.teacher is None else loop.judge(splits.test, objective.teacher)[0]
+        seconds = time.perf_counter() - start
+        report = _report(target, task or kind.metric, loop, splits, (before, after), pairs, seconds, teacher)
         if together.is_main_process:
             _write(objective, loop, target, report, overwrite=overwrite)
             shutil.rmtree(work, ignore_errors=True)
@@ -188,6 +193,7 @@ def _report(
     metrics: tuple[dict[str, float], dict[str, float]],
     pairs: list[tuple[Any, Any]],
     seconds: float,
+    teacher: Mapping[str, float] | None,
 ) -> TrainReport:
     history = loop.history
     speed = next((h["train_samples_per_second"] for h in reversed(history) if "train_samples_per_second" in h), 0.0)
@@ -210,6 +216,7 @@ def _report(
         rows={name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
         history=tuple(history),
         examples=tuple(shown),
+        metrics_teacher=teacher,
         labels=loop.objective.report([e for e, _ in pairs], [s for _, s in pairs]),
     )
 

@@ -177,10 +177,13 @@ class Loop(Trainer):
         out.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
         return out
 
-    def judge(self, rows: Samples) -> tuple[dict[str, float], list[tuple[Any, Any]]]:
-        """The metrics of what the model says to `rows`, and (expected, said) of each. Every process does its share."""
+    def judge(self, rows: Samples, model: Any = None) -> tuple[dict[str, float], list[tuple[Any, Any]]]:
+        """The metrics of what the model says to `rows`, and (expected, said) of each. Every process does its share.
+
+        `model` is another one than that which is trained.
+        """
         objective, size = self.objective, self.args.per_device_eval_batch_size
-        model = self.trained
+        model = self.trained if model is None else model
         pairs: list[tuple[Any, Any]] = []
         with _judging(model), self.accelerator.split_between_processes(list(range(len(rows)))) as own:
             for start in range(0, len(own), size):

@@ -49,6 +49,7 @@ def document(report: TrainReport) -> dict[str, Any]:
         "command": command(),
         "metrics_before": dict(report.metrics_before),
         "metrics_after": dict(report.metrics_after),
+        "metrics_teacher": dict(report.metrics_teacher) if report.metrics_teacher else None,
         "rows": dict(report.rows),
         "steps": report.steps,
         "seconds": round(report.seconds, 1),
@@ -115,11 +116,13 @@ a second; {report.trained:,} of {report.parameters:,} weights were trained.</p>
 
 
 def _before_and_after(report: TrainReport) -> str:
+    columns = {"before": report.metrics_before, "after": report.metrics_after}
+    if report.metrics_teacher is not None:
+        columns["teacher"] = report.metrics_teacher
     rows = [
-        (name, f"{report.metrics_before.get(name, float('nan')):.2f}", f"{value:.2f}")
-        for name, value in report.metrics_after.items()
+        (name, *(f"{found.get(name, float('nan')):.2f}" for found in columns.values())) for name in report.metrics_after
     ]
-    return _table((f"on {report.rows['test']} test rows", "before", "after"), rows)
+    return _table((f"on {report.rows['test']} test rows", *columns), rows)
 
 
 def _labels(report: TrainReport) -> str:

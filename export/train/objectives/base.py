@@ -40,6 +40,7 @@ class Objective(ABC):
 
     fields: ClassVar[tuple[str, ...]] = ()
     metric: str
+    teacher: Any = None
 
     def __init__(self, checkpoint: Checkpoint, plan: ModelPlan, options: TrainOptions) -> None:
         if plan.original is None:
