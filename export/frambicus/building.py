@@ -14,12 +14,12 @@ from edgemm.export.checkpoint import find_checkpoint
 from edgemm.export.families import efficientnet_lite0
 from edgemm.export.frambicus.configuration import FrambicusConfig
 from edgemm.export.frambicus.locate import towers
-from edgemm.export.frambicus.modeling import FrambicusModel
+from edgemm.export.frambicus.modeling import FrambicusCore
 from edgemm.export.frambicus.processing import FrambicusImageProcessor, FrambicusProcessor
 from edgemm.export.frambicus.tokenization import FrambicusTokenizer
 from edgemm.export.loading import from_pretrained
 
-M = TypeVar("M", bound=FrambicusModel)
+M = TypeVar("M", bound=FrambicusCore)
 
 
 def from_towers(cls: type[M], path: Path | None = None, *, labels: Iterable[str] = (), **settings: Any) -> M:
@@ -47,10 +47,11 @@ def from_towers(cls: type[M], path: Path | None = None, *, labels: Iterable[str]
     model.speech.generation_config = copy.deepcopy(hearing.generation_config)
     tokenizer = FrambicusTokenizer.from_pretrained(path / "speech")
     name_classes(model, tokenizer)
-    return model.eval()
+    model.eval()
+    return model
 
 
-def name_classes(model: FrambicusModel, tokenizer: Any) -> None:
+def name_classes(model: FrambicusCore, tokenizer: Any) -> None:
     """Spell the vision tower's classes for the concept tokens; of several names the first counts."""
     labels = model.config.vision_config.id2label
     names = [str(labels[i]).split(" / ")[0].split(" (")[0] for i in range(len(labels))]
@@ -62,9 +63,7 @@ def processor_of(path: Path | None = None) -> FrambicusProcessor:
     """The processor over the composite checkpoint at `path`."""
     path = path or towers()
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(path / "speech")
-    return FrambicusProcessor(
-        FrambicusImageProcessor(), extractor, FrambicusTokenizer.from_pretrained(path / "speech")
-    )
+    return FrambicusProcessor(FrambicusImageProcessor(), extractor, FrambicusTokenizer.from_pretrained(path / "speech"))
 
 
 def _plain(config: Any) -> dict[str, Any]:

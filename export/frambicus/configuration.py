@@ -116,11 +116,11 @@ class FrambicusConfig(PreTrainedConfig):
         "detector_config": FrambicusDetectorConfig,
     }
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    speech_config: dict[str, Any] | PreTrainedConfig | None = None
-    connector_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    detector_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: Any = None
+    speech_config: Any = None
+    connector_config: Any = None
+    text_config: Any = None
+    detector_config: Any = None
     task_tokens: dict[str, int] | None = None
     embedding_size: int = 256
     label_smoothing: float = 0.0
@@ -135,5 +135,5 @@ class FrambicusConfig(PreTrainedConfig):
         if self.task_tokens is None:
             self.task_tokens = {task: _FIRST_RESERVED_ID + i for i, task in enumerate(TASKS)}
         speech, text = self.speech_config, self.text_config
-        if (speech.hidden_size, speech.vocab_size) != (text.hidden_size, text.vocab_size):  # type: ignore[union-attr]
+        if (speech.hidden_size, speech.vocab_size) != (text.hidden_size, text.vocab_size):
             raise UsageError("the text decoder shares the speech model's table: expected the same width and vocabulary")

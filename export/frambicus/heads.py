@@ -12,7 +12,7 @@ from transformers.generation import GenerationMixin
 
 from edgemm.export.frambicus.detector import Target
 from edgemm.export.frambicus.embedding import contrastive_loss
-from edgemm.export.frambicus.modeling import FrambicusModel, FrambicusOutput, Memory
+from edgemm.export.frambicus.modeling import FrambicusCore, FrambicusOutput, Memory
 
 SENSES = (
     "pixel_values",
@@ -27,7 +27,7 @@ SENSES = (
 """The arguments from which a memory is made."""
 
 
-class _Speaker(FrambicusModel, GenerationMixin):
+class _Speaker(FrambicusCore, GenerationMixin):
     """What writes text over a memory."""
 
     task: ClassVar[str]
@@ -95,7 +95,7 @@ class _Speaker(FrambicusModel, GenerationMixin):
         ids = [self.config.bos_token_id, self.config.task_tokens[self.task]]
         return torch.tensor([ids] * batch, device=self.nulls.device)
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def generate(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """transformers' `generate` over the memory of what is given (see `SENSES`), which is made once.
 
@@ -128,7 +128,7 @@ class FrambicusForVideoDescription(_Speaker):
     task = "describe"
 
 
-class FrambicusForSpeechRecognition(FrambicusModel):
+class FrambicusForSpeechRecognition(FrambicusCore):
     """Speech → text: Moonshine, untouched. `forward` takes what `MoonshineForConditionalGeneration` takes."""
 
     main_input_name = "input_values"
@@ -138,7 +138,7 @@ class FrambicusForSpeechRecognition(FrambicusModel):
         """Logits bit for bit those of the speech model."""
         return self.speech(input_values=input_values, **kwargs)
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def generate(self, input_values: torch.Tensor, **kwargs: Any) -> Any:
         """Greedy unless asked otherwise, and no longer than speech can be (the published bound of 6.5 tokens/s)."""
         limit = int(input_values.shape[1] / 16_000 * self.tokens_per_s) + 1
@@ -146,7 +146,7 @@ class FrambicusForSpeechRecognition(FrambicusModel):
         return self.speech.generate(input_values=input_values, **kwargs)
 
 
-class FrambicusForDetection(FrambicusModel):
+class FrambicusForDetection(FrambicusCore):
     """A picture, or the newest frame of several → classes and boxes."""
 
     main_input_name = "pixel_values"
@@ -168,7 +168,7 @@ class FrambicusForDetection(FrambicusModel):
         return FrambicusOutput(loss=loss, logits=logits[-1], pred_boxes=boxes[-1], loss_dict=parts)
 
 
-class FrambicusForRecommendation(FrambicusModel):
+class FrambicusForRecommendation(FrambicusCore):
     """Pictures (or clips) and texts as vectors whose dot product says how well they go together."""
 
     def forward(
@@ -192,19 +192,3 @@ class FrambicusForRecommendation(FrambicusModel):
         logits = None if image is None or text is None else self.embedder.logits(image, text)
         loss = contrastive_loss(logits) if return_loss and logits is not None else None
         return FrambicusOutput(loss=loss, logits=logits, image_embeds=image, text_embeds=text)
-
-    def embed_images(self, *given: Any) -> torch.Tensor:
-        """What `see` takes → [B, E]."""
-        sight = self.see(*given)
-        tokens = torch.cat((sight.visual, sight.concepts), dim=1)
-        mask = torch.cat((sight.visual_mask, sight.concept_mask), dim=1)
-        embeds: torch.Tensor = self.embedder.of_image(tokens, mask)
-        return embeds
-
-    def embed_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """input_ids [B, S] → [B, E], read without any picture or sound."""
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        states = self.speak(input_ids, self.remember(None, None, len(input_ids)), attention_mask)
-        embeds: torch.Tensor = self.embedder.of_text(states, attention_mask)
-        return embeds

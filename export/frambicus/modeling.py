@@ -68,6 +68,12 @@ class Sight:
     frame_mask: torch.Tensor
     probabilities: torch.Tensor
 
+    @property
+    def seen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Visual tokens and concepts as one [B, L + K, D], and the mask."""
+        tokens = torch.cat((self.visual, self.concepts), dim=1)
+        return tokens, torch.cat((self.visual_mask, self.concept_mask), dim=1)
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -106,10 +112,10 @@ class FrambicusPreTrainedModel(PreTrainedModel):
             draw()
 
 
-class FrambicusModel(FrambicusPreTrainedModel):
+class FrambicusCore(FrambicusPreTrainedModel):
     """All of Frambicus. `see`, `hear`, `remember` and `speak` are its steps; the task classes put them together."""
 
-    def __init__(self, config: FrambicusConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         width = config.text_config.hidden_size
         self.vision = VisionTower(config.vision_config)
@@ -123,6 +129,13 @@ class FrambicusModel(FrambicusPreTrainedModel):
         self.embedder = Embedder(width, config.embedding_size)
         self.reconstructor = GridReconstructor(config, self.vision.channels[-1])
         self.post_init()
+
+    @classmethod
+    def from_towers(cls, path: Path | None = None, **settings: Any) -> Any:
+        """An untrained one over the repository's towers, or those at `path`: see `building.from_towers`."""
+        from edgemm.export.frambicus.building import from_towers
+
+        return from_towers(cls, path, **settings)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The speech model's table, which is the text decoder's too."""
@@ -154,7 +167,8 @@ class FrambicusModel(FrambicusPreTrainedModel):
         times_s = self._before_newest(frame_times_s, frame_mask)
         visual, visual_mask = self.connector(grids, times_s, frame_mask, hidden)
         probabilities = self.vision.cell_probabilities(grids[-1].flatten(0, 1)).unflatten(0, (batch, frames))
-        where = self.connector.tokens.where(*grids[-1].shape[-2:], grids[-1].device)
+        height, columns = grids[-1].shape[-2:]
+        where = self.connector.tokens.where(height, columns, grids[-1].device)
         concepts, concept_mask = self.concepts(probabilities, frame_mask, where, self.table)
         return Sight(grids, visual, visual_mask, concepts, concept_mask, frame_mask, probabilities)
 
@@ -257,6 +271,24 @@ class FrambicusModel(FrambicusPreTrainedModel):
         last = torch.where(frame_mask != 0, places, 0).amax(1)
         rows = torch.arange(len(last), device=last.device)
         return [grid[rows, last] for grid in sight_grids]
+
+    def embed_images(self, *given: Any) -> torch.Tensor:
+        """What `see` takes → vectors of length 1, [B, embedding]."""
+        sight = self.see(*given)
+        embeds: torch.Tensor = self.embedder.of_image(*sight.seen)
+        return embeds
+
+    def embed_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """input_ids [B, S], which end with the task's token → [B, embedding], read without any picture or sound."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        states = self.speak(input_ids, self.remember(None, None, len(input_ids)), attention_mask)
+        embeds: torch.Tensor = self.embedder.of_text(states, attention_mask)
+        return embeds
+
+
+class FrambicusModel(FrambicusCore):
+    """The bare model."""
 
     def forward(
         self,

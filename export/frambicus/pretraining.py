@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from edgemm.export.frambicus.embedding import contrastive_loss
-from edgemm.export.frambicus.heads import FrambicusForRecommendation
-from edgemm.export.frambicus.modeling import FrambicusOutput, Sight
+from edgemm.export.frambicus.modeling import FrambicusCore, FrambicusOutput, Sight
 
 
-class FrambicusForPreTraining(FrambicusForRecommendation):
+class FrambicusForPreTraining(FrambicusCore):
     """Each objective runs where its inputs are given, alone or jointly; `loss` is their weighted sum.
 
     | objective | inputs beside the pictures | predicts |
@@ -54,7 +53,7 @@ class FrambicusForPreTraining(FrambicusForRecommendation):
         if masked_ids is not None and masked_labels is not None:
             losses["masked_language"] = self._word_loss(sight, masked_ids, masked_mask, masked_labels)
         if sight is not None and text_ids is not None:
-            image = self.embedder.of_image(*_pictured(sight))
+            image = self.embedder.of_image(*sight.seen)
             text = self.embed_texts(text_ids, text_mask)
             losses["contrastive"] = contrastive_loss(self.embedder.logits(image, text))
         if input_ids is not None and labels is not None:
@@ -67,7 +66,8 @@ class FrambicusForPreTraining(FrambicusForRecommendation):
         grid = sight.grids[-1]
         tokens = self.connector.tokens
         when = tokens.when(self._before_newest(times_s, sight.frame_mask))
-        where = tokens.where(*grid.shape[-2:], grid.device)
+        height, width = grid.shape[-2:]
+        where = tokens.where(height, width, grid.device)
         guessed = self.reconstructor(sight.visual, sight.visual_mask, (when[:, :, None] + where).flatten(1, 2))
         shown = hidden & (sight.frame_mask != 0)[:, :, None, None]
         loss: torch.Tensor = self.reconstructor.loss(guessed, grid, shown)
@@ -78,11 +78,6 @@ class FrambicusForPreTraining(FrambicusForRecommendation):
     ) -> torch.Tensor:
         memory = self.remember(sight, None, len(ids))
         return _words(self.write(self.speak(ids, memory, mask, causal=False)), labels)
-
-
-def _pictured(sight: Sight) -> tuple[torch.Tensor, torch.Tensor]:
-    tokens = torch.cat((sight.visual, sight.concepts), dim=1)
-    return tokens, torch.cat((sight.visual_mask, sight.concept_mask), dim=1)
 
 
 def _words(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

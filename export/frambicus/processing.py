@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import BatchFeature, ProcessorMixin
-from transformers.image_processing_base import ImageProcessingMixin
-from transformers.processing_utils import ImagesKwargs
+from transformers.image_processing_utils import BaseImageProcessor
 
 from edgemm.errors import InputError
 from edgemm.export.frambicus.locate import located
@@ -23,13 +22,12 @@ _RATE_HZ = 16_000
 _SHORTEST = 1600  # samples: the encoder's kernels need some
 
 
-class FrambicusImageProcessor(ImageProcessingMixin):
+class FrambicusImageProcessor(BaseImageProcessor):
     """A picture → pixel_values, (x − 127) / 128 of the whole picture stretched to a square.
 
     Nothing is cut off: an object at the edge has a box, and boxes in 0…1 are those of the picture as it came.
     """
 
-    valid_kwargs = ImagesKwargs
     model_input_names = ("pixel_values",)
 
     def __init__(self, **settings: Any) -> None:
@@ -45,14 +43,14 @@ class FrambicusImageProcessor(ImageProcessingMixin):
 
     def __call__(self, image: Any) -> NDArray[np.float32]:
         """A path, a PIL image or uint8 [H, W, 3] → float32 [3, height, width]. Raises as `to_rgb` does."""
-        values: NDArray[np.float32] = preprocess(to_rgb(image), image_spec(self.__dict__, 0)).pixel_values[0]
+        values: NDArray[np.float32] = preprocess(to_rgb(image), image_spec(self.to_dict(), 0)).pixel_values[0]
         return values
 
 
 class FrambicusProcessor(ProcessorMixin):
     """Image processor, feature extractor and tokenizer as one."""
 
-    model_input_names: ClassVar[list[str]] = ["pixel_values", "input_values", "input_ids", "attention_mask"]  # type: ignore[misc]
+    model_input_names: ClassVar[list[str]] = ["pixel_values", "input_values", "input_ids", "attention_mask"]
 
     def __init__(self, image_processor: Any, feature_extractor: Any, tokenizer: Any, **kwargs: Any) -> None:
         super().__init__(image_processor, feature_extractor, tokenizer, **kwargs)

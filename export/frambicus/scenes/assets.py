@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -76,7 +75,7 @@ class Assets:
         return [p for p in sorted(self.photos) if config.is_held_out(p.name) != known]
 
 
-def textures(config: ScenesConfig, split: str) -> Sequence[str]:
+def textures(config: ScenesConfig, split: str) -> list[str]:
     """The painted backgrounds that a split may show."""
     known = split in ("train", "validation")
     return [t for t in config.textures if (t in config.held_out_textures) != known]

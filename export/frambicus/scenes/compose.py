@@ -166,8 +166,8 @@ def _cut(premultiplied: NDArray[np.float32]) -> Rgba:
     colours = premultiplied[:, :, :3] * 255 / np.maximum(opacity, 1)
     solid = opacity[:, :, 0] >= _OPAQUE
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-    whole = np.clip(np.concatenate((colours, opacity), axis=2), 0, 255).astype(np.uint8)
-    return whole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    whole = np.clip(np.concatenate((colours, opacity), axis=2), 0, 255)
+    return np.asarray(whole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], np.uint8)
 
 
 def scaled(picture: Rgba, share: float, size: int) -> Rgba:
@@ -183,7 +183,7 @@ def scaled(picture: Rgba, share: float, size: int) -> Rgba:
     way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     small = cv2.resize(premultiplied, shape, interpolation=way)
     small[:, :, :3] *= 255 / np.maximum(small[:, :, 3:], 1)
-    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(small), 0, 255), np.uint8)
 
 
 def visible(layers: list[Layer], size: int) -> list[float]:

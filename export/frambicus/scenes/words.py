@@ -38,7 +38,7 @@ def countable(noun: str) -> bool:
 
 
 def plural(noun: str) -> str:
-    """"dog" → "dogs"; of several words the last, or the one before "of": "bouquets of flowers"."""
+    """ "dog" → "dogs"; of several words the last, or the one before "of": "bouquets of flowers"."""
     if " of " in noun:
         head, rest = noun.split(" of ", 1)
         return f"{plural(head)} of {rest}"
@@ -59,7 +59,7 @@ def _plural_of(word: str) -> str:
 
 
 def article(phrase: str) -> str:
-    """"apple" → "an apple", "red car" → "a red car", "green grapes" → "green grapes"."""
+    """ "apple" → "an apple", "red car" → "a red car", "green grapes" → "green grapes"."""
     if not countable(phrase):
         return phrase
     vowel = phrase[0].lower() in "aeiou"
@@ -69,7 +69,7 @@ def article(phrase: str) -> str:
 
 
 def verb(noun: str) -> str:
-    """"is" of what is one, "are" of what is many by its word alone (grapes, scissors)."""
+    """ "is" of what is one, "are" of what is many by its word alone (grapes, scissors)."""
     return "are" if noun.split()[-1] in _PLURAL_ONLY else "is"
 
 
@@ -83,7 +83,18 @@ def counted(count: int, noun: str) -> str:
     return f"{NUMBERS[count]} {plural(noun)}"
 
 
-_PAIRS = ("glasses", "scissors", "chopsticks", "jeans", "shorts", "sunglasses", "goggles", "headphones", "trousers", "tongs")
+_PAIRS = (
+    "glasses",
+    "scissors",
+    "chopsticks",
+    "jeans",
+    "shorts",
+    "sunglasses",
+    "goggles",
+    "headphones",
+    "trousers",
+    "tongs",
+)
 
 
 def listed(phrases: Sequence[str]) -> str:

@@ -1,0 +1,35 @@
+"""Frambicus over the repository's towers, small and untrained."""
+
+import numpy as np
+import torch
+
+from edgemm.export.frambicus import from_towers
+
+LABELS = ("cup", "dog", "boat")
+_SMALL = {
+    "connector_config": {"latents": 6, "layers": 1, "inner": 64},
+    "text_config": {"num_hidden_layers": 2, "intermediate_size": 96},
+    "detector_config": {"width": 48, "heads": 4, "inner": 64, "queries": 9},
+}
+
+
+def tiny(cls, **settings):
+    """Real towers, one or two layers of the rest; the same weights at every call."""
+    torch.manual_seed(7)
+    merged = {name: _SMALL.get(name, {}) | settings.pop(name, {}) for name in _SMALL}
+    return from_towers(cls, labels=LABELS, **merged, **settings)
+
+
+def noise(count, seed=3):
+    """pixel_values [count, 3, 224, 224] of coarse coloured squares."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 3, 7, 7)).astype(np.float32)
+    pictures = torch.from_numpy(coarse).repeat_interleave(32, 2).repeat_interleave(32, 3)
+    return (pictures - 127) / 128
+
+
+def opened(model):
+    """The model with its gates open, as after training."""
+    with torch.no_grad():
+        for layer in model.text.layers:
+            layer.gate.fill_(0.7)
+    return model
