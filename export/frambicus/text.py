@@ -23,6 +23,11 @@ from edgemm.export.frambicus.attention import (
 )
 
 
+# An optimizer such as Adam moves any single number by about its learning rate: a plain gate would take thousands of
+# steps to open, and until then nothing behind it learns.
+_GATE_SPEED = 20.0
+
+
 class TextLayer(nn.Module):
     """Self-attention, cross-attention behind a tanh gate that starts at zero (arXiv 2204.14198), feed-forward."""
 
@@ -53,7 +58,7 @@ class TextLayer(nn.Module):
         """x [B, S, D], memory [B, T, D], bias [B, 1, S, P+S], memory_bias [B, 1, 1, T] → [B, S, D]."""
         x = x + self.dropout(self.own(self.own_norm(x), bias=bias, rotation=rotation, cache=cache))
         seen = self.cross(self.cross_norm(x), source=memory, bias=memory_bias, cache=cache)
-        x = x + self.gate.tanh() * self.dropout(seen)
+        x = x + (_GATE_SPEED * self.gate).tanh() * self.dropout(seen)
         y: torch.Tensor = x + self.dropout(self.inner(self.inner_norm(x)))
         return y
 
@@ -70,6 +75,7 @@ class TextDecoder(nn.Module):
         self.layers = nn.ModuleList(TextLayer(config, i) for i in range(text.num_hidden_layers))
         self.norm = nn.LayerNorm(text.hidden_size, bias=False)
         self.out = nn.Linear(text.hidden_size, text.hidden_size)
+        self.out.gain = 0.1  # rows of the shared table are long: full states would shout at first
 
     def forward(
         self,
