@@ -110,7 +110,7 @@ class GridReconstructor(nn.Module):
         return y
 
     def loss(self, guessed: torch.Tensor, grid: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Mean squared error over the hidden cells. guessed [B, F·h·w, C], grid [B, F, C, h, w], hidden [B, F, h, w]."""
+        """Mean squared error of guessed [B, F·h·w, C] to grid [B, F, C, h, w] over the cells hidden [B, F, h, w]."""
         target = grid.flatten(3).transpose(2, 3).flatten(1, 2)
         target = nn.functional.layer_norm(target, target.shape[-1:])
         error = (guessed - target).square().mean(-1)

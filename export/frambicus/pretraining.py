@@ -17,7 +17,7 @@ class FrambicusForPreTraining(FrambicusCore):
 
     | objective | inputs beside the pictures | predicts |
     |---|---|---|
-    | `masked_grid` (images, and videos where F > 1) | `hidden` bool [B, F, h, w] | the tower's features of hidden cells |
+    | `masked_grid`, of images and videos | `hidden` bool [B, F, h, w] | the tower's features of hidden cells |
     | `masked_language` | `masked_ids`, `masked_labels` [B, S] | the words that stood there, seen from both sides |
     | `contrastive` | `text_ids`, `text_mask` | which text belongs to which picture |
     | `caption` | `input_ids`, `attention_mask`, `labels` | the text, word by word |

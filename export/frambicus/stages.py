@@ -25,7 +25,7 @@ STAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def stage_patterns(stage: str) -> tuple[str, ...]:
-    """The patterns of a stage, or `stage` itself where it is a pattern. Raises UsageError for a word that is neither."""
+    """The patterns of a stage, or `stage` itself if it is a pattern. Raises UsageError for a word that is neither."""
     if stage in STAGES:
         return STAGES[stage]
     if not any(mark in stage for mark in "*?[."):

@@ -22,7 +22,6 @@ from edgemm.export.frambicus.attention import (
     rotation_of,
 )
 
-
 # An optimizer such as Adam moves any single number by about its learning rate: a plain gate would take thousands of
 # steps to open, and until then nothing behind it learns.
 _GATE_SPEED = 20.0

@@ -40,10 +40,9 @@ PHOTO_WHEEL = Wheel(
     # Any machine takes the same file: only its pictures are read.
     ("--platform", "manylinux_2_17_x86_64", "--python-version", "3.11"),
 )
-# Each is public domain or CC0 by the documentation of skimage.data.
+# None shows what a sprite is called. Each is public domain or CC0 by the documentation of skimage.data.
 PHOTOS = (
-    "astronaut.png", "brick.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png", "hubble_deep_field.jpg",
-    "rocket.jpg",
+    "astronaut.png", "brick.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg",
 )  # fmt: skip
 
 

@@ -24,7 +24,9 @@ def noise(count, seed=3):
     """pixel_values [count, 3, 224, 224] of coarse squares, every picture around a colour of its own."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 3, 1, 1)) + rng.normal(0, 50, (count, 3, 7, 7))
-    pictures = torch.from_numpy(coarse.clip(0, 255).astype(np.float32)).repeat_interleave(32, 2).repeat_interleave(32, 3)
+    pictures = (
+        torch.from_numpy(coarse.clip(0, 255).astype(np.float32)).repeat_interleave(32, 2).repeat_interleave(32, 3)
+    )
     return (pictures - 127) / 128
 
 

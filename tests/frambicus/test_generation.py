@@ -36,7 +36,9 @@ def test_a_batch_says_what_its_rows_say(model, grids, prompts):
     both = _said(model, **prompts, grids=[grid[:2] for grid in grids])
     for row in range(2):
         kept = prompts["attention_mask"][row] == 1
-        alone = _said(model, input_ids=prompts["input_ids"][row : row + 1, kept], grids=[g[row : row + 1] for g in grids])
+        alone = _said(
+            model, input_ids=prompts["input_ids"][row : row + 1, kept], grids=[g[row : row + 1] for g in grids]
+        )
         assert torch.equal(alone[0, -12:], both[row, -12:])
 
 

@@ -92,7 +92,9 @@ def test_prompts_and_labels(processor):
 
 def test_frames_and_silence_are_padded(processor):
     red = np.full((50, 80, 3), (255, 0, 0), np.uint8)
-    batch = processor(images=[red, [red, red, red], None], audio=[None, np.ones(3200, np.float32), np.ones(160, np.float32)])
+    batch = processor(
+        images=[red, [red, red, red], None], audio=[None, np.ones(3200, np.float32), np.ones(160, np.float32)]
+    )
     assert batch["pixel_values"].shape == (3, 3, 3, 224, 224)
     assert batch["frame_mask"].tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 0]]
     assert batch["pixel_values"][0, 0, 0].unique().item() == 1.0

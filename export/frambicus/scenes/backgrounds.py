@@ -107,6 +107,19 @@ def _checks(size: int, rng: Rng) -> Rgb:
     return _mixed(((x + y) % 2).astype(np.float64), rng)
 
 
+def _waves(size: int, rng: Rng) -> Rgb:
+    waves = sum(np.sin(_axis(size, rng) * 2 * np.pi / rng.uniform(30, 90) + rng.uniform(0, 6)) for _ in range(3))
+    return _mixed(np.asarray(waves / 6 + 0.5), rng)
+
+
+def _patches(size: int, rng: Rng) -> Rgb:
+    """Cells around random points (Voronoi's), two colours and what lies between them."""
+    y, x = np.mgrid[:size, :size]
+    points = rng.integers(0, size, (int(rng.integers(8, 30)), 2))
+    nearest = np.argmin([(x - px) ** 2 + (y - py) ** 2 for px, py in points], axis=0)
+    return _mixed(rng.random(len(points))[nearest], rng)
+
+
 _PAINTERS: Mapping[str, Callable[[int, Rng], Rgb]] = {
     "plain": _plain,
     "gradient": _gradient,
@@ -114,6 +127,8 @@ _PAINTERS: Mapping[str, Callable[[int, Rng], Rgb]] = {
     "stripes": _stripes,
     "dots": _dots,
     "checks": _checks,
+    "waves": _waves,
+    "patches": _patches,
 }
 
 

@@ -9,9 +9,11 @@ from edgemm.export.frambicus.scenes.words import counted, listed
 
 
 def described(noun: str, things: Sequence[Thing]) -> str:
-    """"a red apple", "two dogs": the colour where all of a kind have one, the same."""
+    """ "a red apple", "two dogs": the colour where all of a kind have one, the same."""
     colours = {thing.colour for thing in things}
     colour = colours.pop() if len(colours) == 1 else None
+    if colour is not None and colour in noun.split():
+        colour = None  # an orange is an orange
     return counted(len(things), f"{colour} {noun}" if colour else noun)
 
 

@@ -115,7 +115,7 @@ def compose(config: ScenesConfig, assets: Assets, split: str, index: int) -> Sce
 
 
 def choose(pool: dict[str, list[Sprite]], count: int, config: ScenesConfig, rng: Rng) -> list[Sprite]:
-    """Sprites of `count` objects; an object may be of a kind that is there already, so that there is something to count."""
+    """Sprites of `count` objects, some of a kind that is there already, so that there is something to count."""
     nouns = list(pool)
     picked: list[str] = []
     for _ in range(count):

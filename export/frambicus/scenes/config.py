@@ -20,7 +20,7 @@ class ScenesConfig:
 
     `visible` is the least share of an object's pixels that others leave uncovered. `margin` is how far apart two
     middles must be, as a share of the edge, for one to be left of or above the other. `held_out` is the share of
-    concepts, and of photographs, that training never sees; `held_out_textures` are painted backgrounds that it never sees.
+    concepts, and of photographs, that training never sees; so are the painted backgrounds `held_out_textures`.
     """
 
     seed: int = 20_261_123
@@ -37,9 +37,9 @@ class ScenesConfig:
     distractor_area: tuple[float, float] = (0.001, 0.012)
     margin: float = 0.18
     photo: float = 0.4
-    photo_blur_px: tuple[float, float] = (3.0, 8.0)
-    textures: tuple[str, ...] = ("plain", "gradient", "clouds", "stripes", "dots", "checks")
-    held_out_textures: tuple[str, ...] = ("checks",)
+    photo_blur_px: tuple[float, float] = (3.0, 9.0)
+    textures: tuple[str, ...] = ("plain", "gradient", "clouds", "stripes", "dots", "checks", "waves", "patches")
+    held_out_textures: tuple[str, ...] = ("waves", "patches")
     held_out: float = 0.15
     colour_share: float = 0.55
     frames: int = 8

@@ -16,7 +16,7 @@ from edgemm.errors import StorageError
 from edgemm.export.frambicus.scenes.assets import Assets
 from edgemm.export.frambicus.scenes.backgrounds import Rgb, background
 from edgemm.export.frambicus.scenes.captions import caption
-from edgemm.export.frambicus.scenes.compose import Scene, Thing, compose, drop
+from edgemm.export.frambicus.scenes.compose import Thing, compose, drop
 from edgemm.export.frambicus.scenes.config import ScenesConfig
 from edgemm.export.frambicus.scenes.motion import Clip, film
 from edgemm.export.frambicus.scenes.questions import questions

@@ -52,9 +52,7 @@ def film(config: ScenesConfig, assets: Assets, split: str, index: int) -> Clip:
     return _acted(still, around, actor, happening, config, rng)
 
 
-def _acted(
-    still: Rgb, around: list[Layer], actor: Sprite, happening: str, config: ScenesConfig, rng: Rng
-) -> Clip:
+def _acted(still: Rgb, around: list[Layer], actor: Sprite, happening: str, config: ScenesConfig, rng: Rng) -> Clip:
     start, end = _span(happening, config, rng)
     poses = _poses(actor, happening, _progress(start, end, config.frames), config, rng)
     frames = np.repeat(still[None], config.frames, axis=0)
@@ -76,7 +74,7 @@ def _acted(
 
 
 def _agreeing(happening: str, noun: str) -> str:
-    """"moves left", and of scissors "move left"."""
+    """ "moves left", and of scissors "move left"."""
     if verb(noun) == "is":
         return happening
     word, _, rest = happening.partition(" ")
@@ -96,9 +94,7 @@ def _progress(start: int, end: int, frames: int) -> np.ndarray:
     return np.clip((np.arange(frames) - start) / (end - start), 0, 1)
 
 
-def _poses(
-    actor: Sprite, happening: str, progress: np.ndarray, config: ScenesConfig, rng: Rng
-) -> list[Layer | None]:
+def _poses(actor: Sprite, happening: str, progress: np.ndarray, config: ScenesConfig, rng: Rng) -> list[Layer | None]:
     """Where and how large the actor is in each frame, None where it is not there. It stays inside the picture."""
     picture, size = tilt(actor, config, rng), config.size_px
     share = rng.uniform(config.area[0], config.area[1] / 2)
@@ -109,7 +105,9 @@ def _poses(
         shapes = [scaled(picture, small * (1 + (factor - 1) * p), size) for p in grown]
     else:
         shapes = [scaled(picture, share, size)] * len(progress)
-    middles = _middles(happening, progress, max(s.shape[1] for s in shapes), max(s.shape[0] for s in shapes), config, rng)
+    middles = _middles(
+        happening, progress, max(s.shape[1] for s in shapes), max(s.shape[0] for s in shapes), config, rng
+    )
     layers: list[Layer | None] = [
         Layer(actor, shape, round(x - shape.shape[1] / 2), round(y - shape.shape[0] / 2))
         for shape, (x, y) in zip(shapes, middles, strict=True)

@@ -74,7 +74,7 @@ def _colour(scene: Scene, rng: Rng) -> list[Asked]:
     return [
         Asked("color", f"what color {verb(thing.noun)} the {thing.noun}?", thing.colour)
         for noun, (thing, *more) in scene.groups.items()
-        if thing.colour and not more
+        if thing.colour and not more and thing.colour not in noun.split()
     ]
 
 

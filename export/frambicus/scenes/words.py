@@ -18,23 +18,30 @@ _IRREGULAR = {
     "snowflake": "snowflakes", "axe": "axes", "die": "dice", "buffalo": "buffaloes", "hero": "heroes",
 }  # fmt: skip
 _SAME = (
-    "sheep", "fish", "deer", "bison", "squid", "shrimp", "salmon", "rice", "bread", "cheese", "broccoli", "corn",
-    "garlic", "honey", "meat", "bacon", "sushi", "butter", "salt", "milk", "tea", "money", "luggage", "grapes",
-    "cherries", "glasses", "scissors", "chopsticks", "jeans", "shorts", "spaghetti", "sunglasses", "goggles",
-    "headphones", "aircraft", "trousers", "tongs", "fries", "beans", "noodles", "chocolate", "pasta",
+    "sheep", "fish", "blowfish", "jellyfish", "deer", "bison", "squid", "shrimp", "salmon", "aircraft",
 )  # fmt: skip
-_PLURAL_ONLY = ("grapes", "cherries", "glasses", "scissors", "chopsticks", "jeans", "shorts", "sunglasses", "goggles",
-                "headphones", "trousers", "tongs", "fries", "beans", "noodles")  # fmt: skip
-_UNCOUNTED = ("rice", "bread", "cheese", "broccoli", "corn", "garlic", "honey", "meat", "bacon", "sushi", "butter",
-              "salt", "milk", "tea", "money", "luggage", "spaghetti", "chocolate", "pasta")  # fmt: skip
+# Many by their word alone; a second one is another pair, or another bunch.
+_PAIRS = (
+    "glasses", "scissors", "chopsticks", "jeans", "shorts", "sunglasses", "goggles", "headphones", "trousers", "tongs",
+    "gloves", "skis", "socks", "shoes", "maracas",
+)  # fmt: skip
+_BUNCHES = ("grapes", "cherries", "fries", "beans", "noodles", "blueberries")
+_UNCOUNTED = (
+    "rice", "bread", "cheese", "broccoli", "corn", "garlic", "honey", "meat", "bacon", "sushi", "butter", "salt",
+    "milk", "tea", "money", "luggage", "spaghetti", "chocolate", "pasta", "lettuce", "popcorn", "salad",
+)  # fmt: skip
 _AN_ANYWAY = ("hour", "honest")
 _A_ANYWAY = ("unicorn", "unicycle", "ukulele", "european", "uniform", "ufo", "one-")
 
 
+def _head(noun: str) -> str:
+    """The word that is counted: "bowl" of "wooden bowl of rice"."""
+    return noun.split(" of ")[0].split()[-1]
+
+
 def countable(noun: str) -> bool:
     """Whether one can say "one noun, two nouns" of it."""
-    head = noun.split()[-1]
-    return head not in _PLURAL_ONLY and head not in _UNCOUNTED
+    return _head(noun) not in (*_PAIRS, *_BUNCHES, *_UNCOUNTED)
 
 
 def plural(noun: str) -> str:
@@ -47,7 +54,7 @@ def plural(noun: str) -> str:
 
 
 def _plural_of(word: str) -> str:
-    if word in _SAME:
+    if word in (*_SAME, *_PAIRS, *_BUNCHES, *_UNCOUNTED):
         return word
     if word in _IRREGULAR:
         return _IRREGULAR[word]
@@ -70,31 +77,18 @@ def article(phrase: str) -> str:
 
 def verb(noun: str) -> str:
     """ "is" of what is one, "are" of what is many by its word alone (grapes, scissors)."""
-    return "are" if noun.split()[-1] in _PLURAL_ONLY else "is"
+    return "are" if _head(noun) in (*_PAIRS, *_BUNCHES) else "is"
 
 
 def counted(count: int, noun: str) -> str:
     """(1, "dog") → "a dog", (2, "dog") → "two dogs", (2, "bread") → "two pieces of bread"."""
     if count == 1:
         return article(noun)
-    if not countable(noun):
-        bunches = noun.split()[-1] in _PLURAL_ONLY
-        return f"{NUMBERS[count]} {'pairs of' if noun.split()[-1] in _PAIRS else 'bunches of' if bunches else 'pieces of'} {noun}"
-    return f"{NUMBERS[count]} {plural(noun)}"
-
-
-_PAIRS = (
-    "glasses",
-    "scissors",
-    "chopsticks",
-    "jeans",
-    "shorts",
-    "sunglasses",
-    "goggles",
-    "headphones",
-    "trousers",
-    "tongs",
-)
+    if countable(noun):
+        return f"{NUMBERS[count]} {plural(noun)}"
+    head = _head(noun)
+    of = "pairs of" if head in _PAIRS else "bunches of" if head in _BUNCHES else "pieces of"
+    return f"{NUMBERS[count]} {of} {noun}"
 
 
 def listed(phrases: Sequence[str]) -> str:
@@ -116,14 +110,15 @@ def colour_names(rgb: NDArray[np.uint8]) -> NDArray[np.int64]:
     hue, saturation, value = hue * 360 / 256, saturation / 255, value / 255
     index = COLOURS.index
     names = np.select(
-        [hue < 14, hue < 42, hue < 68, hue < 170, hue < 262, hue < 295, hue < 344],
+        [hue < 14, hue < 36, hue < 70, hue < 170, hue < 262, hue < 295, hue < 344],
         [index("red"), index("orange"), index("yellow"), index("green"), index("blue"), index("purple"), index("pink")],
         index("red"),
     )
-    names = np.where((hue < 48) & (value < 0.66) & (names != index("red")), index("brown"), names)
-    names = np.where((hue < 14) & (value < 0.5), index("brown"), names)
-    # A pale red is pink, a pale brown or orange is hardly any colour.
-    names = np.where((names == index("red")) & (saturation < 0.5) & (value > 0.75), index("pink"), names)
+    # Brown is dark or dull orange; a pale red is pink.
+    warm = (hue < 42) | (hue >= 350)
+    dull = (value < 0.62) | ((saturation < 0.62) & (value < 0.85))
+    names = np.where(warm & dull & ~((names == index("red")) & (saturation > 0.75)), index("brown"), names)
+    names = np.where((names == index("red")) & (saturation < 0.5), index("pink"), names)
     grey = np.select([value > 0.85, value > 0.3], [index("white"), index("gray")], index("black"))
     return np.where((saturation < 0.16) | (value < 0.18), grey, names)
 
