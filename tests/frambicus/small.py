@@ -1,9 +1,13 @@
 """Frambicus over the repository's towers, small and untrained."""
 
+import copy
+import json
+from functools import lru_cache
+
 import numpy as np
 import torch
 
-from edgemm.export.frambicus import from_towers
+from edgemm.export.frambicus import FrambicusForQuestionAnswering, from_towers
 
 LABELS = ("cup", "dog", "boat")
 _SMALL = {
@@ -14,10 +18,20 @@ _SMALL = {
 
 
 def tiny(cls, **settings):
-    """Real towers, one or two layers of the rest; the same weights at every call."""
+    """Real towers, one or two layers of the rest; the same weights at every call.
+
+    All classes have the same modules, so that one built model serves them all.
+    """
+    merged = {name: given | settings.get(name, {}) for name, given in _SMALL.items()}
+    model = copy.deepcopy(_built(json.dumps(merged)))
+    model.__class__ = cls
+    return model
+
+
+@lru_cache
+def _built(settings):
     torch.manual_seed(7)
-    merged = {name: _SMALL.get(name, {}) | settings.pop(name, {}) for name in _SMALL}
-    return from_towers(cls, labels=LABELS, **merged, **settings)
+    return from_towers(FrambicusForQuestionAnswering, labels=LABELS, **json.loads(settings))
 
 
 def noise(count, seed=3):
