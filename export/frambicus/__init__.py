@@ -30,7 +30,8 @@ from edgemm.export.frambicus.heads import (
     FrambicusForSpeechRecognition,
     FrambicusForVideoDescription,
 )
-from edgemm.export.frambicus.modeling import FrambicusModel, FrambicusOutput
+from edgemm.export.frambicus.modeling import FrambicusModel
+from edgemm.export.frambicus.outputs import FrambicusOutput
 from edgemm.export.frambicus.pretraining import FrambicusForPreTraining
 from edgemm.export.frambicus.processing import FrambicusImageProcessor, FrambicusProcessor
 from edgemm.export.frambicus.stages import STAGES, freeze, own_parameters

@@ -104,7 +104,8 @@ class FrambicusConfig(PreTrainedConfig):
     """One configuration for all classes. `task_tokens` are ids of the tokenizer's reserved tokens.
 
     The reserved tokens `<<ST_0>>`… of the speech model's vocabulary were there before and nothing spoken needs them:
-    no row is added to the table, so Moonshine's logits stay as long as they were.
+    no row is added to the table, so Moonshine's logits stay as long as they were. With `freeze_towers` a new or loaded
+    model trains none of the towers' weights, the shared table included, until `freeze(…, frozen=False)`.
     """
 
     model_type = "frambicus"
@@ -123,6 +124,7 @@ class FrambicusConfig(PreTrainedConfig):
     detector_config: Any = None
     task_tokens: dict[str, int] | None = None
     embedding_size: int = 256
+    freeze_towers: bool = True
     label_smoothing: float = 0.0
     initializer_range: float = 0.02
     bos_token_id: int | None = 1

@@ -12,7 +12,8 @@ from transformers.generation import GenerationMixin
 
 from edgemm.export.frambicus.detector import Target
 from edgemm.export.frambicus.embedding import contrastive_loss
-from edgemm.export.frambicus.modeling import FrambicusCore, FrambicusOutput, Memory
+from edgemm.export.frambicus.modeling import FrambicusCore
+from edgemm.export.frambicus.outputs import FrambicusOutput, Memory
 
 SENSES = (
     "pixel_values",

@@ -7,7 +7,6 @@ weights serves all classes, none is missing and none is left over. `transcribe` 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from torch import nn
 from transformers import MoonshineForConditionalGeneration, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from edgemm.errors import InputError
 from edgemm.export.frambicus.concepts import Concepts
@@ -24,63 +22,13 @@ from edgemm.export.frambicus.connectors import Connector, GridReconstructor
 from edgemm.export.frambicus.detector import Detector
 from edgemm.export.frambicus.embedding import Embedder
 from edgemm.export.frambicus.locate import located
+from edgemm.export.frambicus.outputs import FrambicusOutput, Memory, Sight
+from edgemm.export.frambicus.stages import freeze
 from edgemm.export.frambicus.text import TextDecoder
 from edgemm.export.frambicus.vision import Grids, VisionTower
 
 _LOOSE = ("latents", "levels", "hidden", "query", "content", "order", "whole", "nulls", "pool")
 """Parameters that belong to no linear layer and are drawn as an embedding is."""
-
-
-@dataclass
-class FrambicusOutput(ModelOutput):
-    """What a forward pass gives. Shapes: B pictures or clips, S tokens, T of memory.
-
-    `loss` []; `logits` [B, S, vocabulary], or [B, queries, labels + 1] of the detector; `last_hidden_state` [B, S, D];
-    `memory` [B, T, D] and `memory_mask` [B, T]; `pred_boxes` [B, queries, 4]; `image_embeds` and `text_embeds`
-    [B, embedding]; `loss_dict` the parts of a loss.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: Any = None
-    memory: torch.Tensor | None = None
-    memory_mask: torch.Tensor | None = None
-    pred_boxes: torch.Tensor | None = None
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    loss_dict: dict[str, torch.Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What one run of the vision half gives, whatever the task.
-
-    `grids` as in `vision.Grids`; `visual` [B, L, D] and `concepts` [B, K, D] with their masks; `frame_mask` [B, F];
-    `probabilities` [B, F, cells + 1, classes].
-    """
-
-    grids: Grids
-    visual: torch.Tensor
-    visual_mask: torch.Tensor
-    concepts: torch.Tensor
-    concept_mask: torch.Tensor
-    frame_mask: torch.Tensor
-    probabilities: torch.Tensor
-
-    @property
-    def seen(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Visual tokens and concepts as one [B, L + K, D], and the mask."""
-        tokens = torch.cat((self.visual, self.concepts), dim=1)
-        return tokens, torch.cat((self.visual_mask, self.concept_mask), dim=1)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the decoder attends to: states [B, T, D] and mask [B, T]."""
-
-    states: torch.Tensor
-    mask: torch.Tensor
 
 
 class FrambicusPreTrainedModel(PreTrainedModel):
@@ -100,7 +48,11 @@ class FrambicusPreTrainedModel(PreTrainedModel):
         In fp32 unless `dtype` says otherwise. Raises CheckpointError where there is no repository.
         """
         kwargs.setdefault("dtype", torch.float32)
-        return super().from_pretrained(located(name), *args, **kwargs)
+        loaded = super().from_pretrained(located(name), *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.freeze_towers:
+            freeze(model, "towers")
+        return loaded
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -133,6 +85,8 @@ class FrambicusCore(FrambicusPreTrainedModel):
         self.embedder = Embedder(width, config.embedding_size)
         self.reconstructor = GridReconstructor(config, self.vision.channels[-1])
         self.post_init()
+        if config.freeze_towers:
+            freeze(self, "towers")
 
     @classmethod
     def from_towers(cls, path: Path | None = None, **settings: Any) -> Any:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from edgemm.export.frambicus.embedding import contrastive_loss
-from edgemm.export.frambicus.modeling import FrambicusCore, FrambicusOutput, Sight
+from edgemm.export.frambicus.modeling import FrambicusCore
+from edgemm.export.frambicus.outputs import FrambicusOutput, Sight
 
 
 class FrambicusForPreTraining(FrambicusCore):

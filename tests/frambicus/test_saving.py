@@ -33,6 +33,7 @@ def test_every_class_loads_the_file(saved, cls):
     assert not info["mismatched_keys"]
     before = model.state_dict()
     assert all(torch.equal(before[k], v) for k, v in loaded.state_dict().items())
+    assert {n.split(".")[0] for n, p in loaded.named_parameters() if not p.requires_grad} == {"vision", "speech"}
 
 
 def test_a_round_trip_says_the_same(saved, tmp_path):
