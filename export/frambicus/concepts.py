@@ -34,8 +34,7 @@ class Concepts(nn.Module):
         self.register_buffer("names", torch.full((classes, text.concept_tokens), -1))
         self.token, self.name = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         self.order = nn.Parameter(torch.zeros(text.concept_tokens, width))
-        self.score = nn.Linear(1, width)
-        self.whole = nn.Parameter(torch.zeros(width))
+        self.score = nn.Linear(2, width)
 
     def draw(self) -> None:
         """Without a tokenizer there are no names; a drawn model has none until `name_classes`."""
@@ -49,18 +48,24 @@ class Concepts(nn.Module):
             row[: len(cut)] = cut
 
     def best(self, probabilities: torch.Tensor, frame_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """[B, F, cells, classes] → classes, scores and cells of the best, [B, k] each, best first."""
+        """[B, F, cells + 1, classes] → classes [B, k], best first, their log-probabilities [B, k, 2] and cells [B, k].
+
+        Ranked by the product of a class's probability in its best cell and in the whole picture: a cell alone is sure
+        of nonsense (a photograph of a cat has a shower cap in one), and the whole alone loses what is small.
+        """
         shown = probabilities * frame_mask[:, :, None, None].to(probabilities.dtype)
-        scores, cells = shown.amax(1).max(1)
-        values, classes = scores.topk(self.count, dim=-1)
-        return classes, values, cells.gather(1, classes)
+        logs = shown.amax(1).clamp(min=_FAINTEST).log()
+        best, cells = logs[:, :-1].max(1)
+        both = torch.stack((best, logs[:, -1]), dim=-1)
+        classes = both.sum(-1).topk(self.count, dim=-1).indices
+        return classes, both.gather(1, classes[..., None].expand(-1, -1, 2)), cells.gather(1, classes)
 
     def forward(
         self, probabilities: torch.Tensor, frame_mask: torch.Tensor, where: torch.Tensor, table: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """→ tokens [B, k·J, D] and their mask [B, k·J].
 
-        probabilities as `VisionTower.cell_probabilities` gives them, [B, F, cells, classes], `where` [cells − 1, D] the
+        probabilities as `VisionTower.cell_probabilities` gives them, [B, F, cells + 1, classes], `where` [cells, D] the
         embeddings of the cells' places, `table` [vocabulary, D] the embeddings of tokens.
         """
         classes, scores, cells = self.best(probabilities, frame_mask)
@@ -68,8 +73,7 @@ class Concepts(nn.Module):
         known = ids >= 0
         embeds = table[ids.clamp(min=0)] * known[..., None]
         mean = embeds.sum(2) / known.sum(2).clamp(min=1)[..., None]
-        log_score = scores.clamp(min=_FAINTEST).log().to(table.dtype)
-        around = torch.cat((where, self.whole[None]))[cells] + self.name(mean) + self.score(log_score[..., None])
+        around = where[cells] + self.name(mean) + self.score(scores.to(table.dtype))
         tokens = self.token(embeds) + self.order + around[:, :, None]
         mask = known & (frame_mask.amax(1) != 0)[:, None, None]
         return tokens.flatten(1, 2), mask.flatten(1).to(frame_mask.dtype)

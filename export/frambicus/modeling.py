@@ -27,7 +27,7 @@ from edgemm.export.frambicus.stages import freeze
 from edgemm.export.frambicus.text import TextDecoder
 from edgemm.export.frambicus.vision import Grids, VisionTower
 
-_LOOSE = ("latents", "levels", "hidden", "query", "content", "order", "whole", "nulls", "pool")
+_LOOSE = ("latents", "levels", "hidden", "query", "content", "order", "nulls", "pool")
 """Parameters that belong to no linear layer and are drawn as an embedding is."""
 
 
