@@ -16,6 +16,8 @@ from torch import nn
 from transformers import initialization as init
 
 _FAINTEST = 1e-6
+_LOUD = 4.0  # rows of the table have a fifth of the length of what is added to them
+_LOG_SCALE = 0.1
 
 
 class Concepts(nn.Module):
@@ -33,8 +35,10 @@ class Concepts(nn.Module):
         self.count = min(text.concepts, classes)
         self.register_buffer("names", torch.full((classes, text.concept_tokens), -1))
         self.token, self.name = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        self.token.gain = self.name.gain = _LOUD
         self.order = nn.Parameter(torch.zeros(text.concept_tokens, width))
         self.score = nn.Linear(2, width)
+        self.norm = nn.LayerNorm(width)
 
     def draw(self) -> None:
         """Without a tokenizer there are no names; a drawn model has none until `name_classes`."""
@@ -73,7 +77,7 @@ class Concepts(nn.Module):
         known = ids >= 0
         embeds = table[ids.clamp(min=0)] * known[..., None]
         mean = embeds.sum(2) / known.sum(2).clamp(min=1)[..., None]
-        around = where[cells] + self.name(mean) + self.score(scores.to(table.dtype))
-        tokens = self.token(embeds) + self.order + around[:, :, None]
+        around = where[cells] + self.name(mean) + self.score(scores.to(table.dtype) * _LOG_SCALE)
+        tokens = self.norm(self.token(embeds) + self.order + around[:, :, None])
         mask = known & (frame_mask.amax(1) != 0)[:, None, None]
         return tokens.flatten(1, 2), mask.flatten(1).to(frame_mask.dtype)

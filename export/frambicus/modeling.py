@@ -78,7 +78,7 @@ class FrambicusCore(FrambicusPreTrainedModel):
         self.speech = MoonshineForConditionalGeneration(config.speech_config)
         self.connector = Connector(config, self.vision.channels)
         self.concepts = Concepts(config)
-        self.audio = nn.Linear(config.speech_config.hidden_size, width)
+        self.audio = nn.Sequential(nn.Linear(config.speech_config.hidden_size, width), nn.LayerNorm(width))
         self.nulls = nn.Parameter(torch.zeros(2, width))
         self.text = TextDecoder(config)
         self.detector = Detector(config, self.vision.channels)

@@ -125,9 +125,13 @@ class FrambicusProcessor(ProcessorMixin):
     def _padded(self, rows: Sequence[list[int]], fill: int, *, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(row) for row in rows)
         gaps = [longest - len(row) for row in rows]
-        padded = [[fill] * gap + row if left else row + [fill] * gap for row, gap in zip(rows, gaps, strict=True)]
-        ones = [[0] * gap + [1] * len(row) if left else [1] * len(row) + [0] * gap for row, gap in zip(rows, gaps)]  # noqa: B905
-        return torch.tensor(padded), torch.tensor(ones)
+        filled = [_beside(row, [fill] * gap, left) for row, gap in zip(rows, gaps, strict=True)]
+        mask = [_beside([1] * len(row), [0] * gap, left) for row, gap in zip(rows, gaps, strict=True)]
+        return torch.tensor(filled), torch.tensor(mask)
+
+
+def _beside(row: list[int], filling: list[int], left: bool) -> list[int]:
+    return filling + row if left else row + filling
 
 
 def _frames(image: Any) -> list[Any]:
