@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 
@@ -50,13 +49,15 @@ class _Speaker(FrambicusCore, GenerationMixin):
         memory_mask: torch.Tensor | None = None,
         past_key_values: Any = None,
         logits_to_keep: int | torch.Tensor = 0,
+        loss_only: bool = False,
         **_: Any,
     ) -> FrambicusOutput:
         """input_ids [B, S]: prompt and text, as the processor makes them; without them the task's bare prompt.
 
         `labels` [B, S] are the ids that the model should have said, −100 where it is not asked; they are shifted here.
         `memory` [B, T, D] with its mask, from an earlier output, spares the encoders. `logits_to_keep` last positions
-        (0: all) have logits.
+        (0: all) have logits. `loss_only` makes none but those that the loss needs: the table is long, and over prompts
+        it is most of a small model's work.
         """
         if memory is None or memory_mask is None:
             given = (pixel_values, grids, frame_times_s, frame_mask)
@@ -68,10 +69,9 @@ class _Speaker(FrambicusCore, GenerationMixin):
             input_ids = self.bare_prompt(len(known.states))
         states = self.speak(input_ids, known, attention_mask, past_key_values)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.write(states[:, kept])
         return FrambicusOutput(
-            loss=None if labels is None else self._loss(logits, labels),
-            logits=logits,
+            loss=None if labels is None else self.loss_of(states[:, :-1], labels[:, 1:]),
+            logits=None if loss_only else self.write(states[:, kept]),
             last_hidden_state=states,
             past_key_values=past_key_values,
             memory=known.states,
@@ -82,13 +82,6 @@ class _Speaker(FrambicusCore, GenerationMixin):
         sees = given[0] is not None or given[1] is not None
         return self.remember(
             self.see(*given) if sees else None, self.hear(*heard), 1 if input_ids is None else len(input_ids)
-        )
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(),
-            labels[:, 1:].flatten(),
-            label_smoothing=self.config.label_smoothing,
         )
 
     def bare_prompt(self, batch: int = 1) -> torch.Tensor:

@@ -27,6 +27,9 @@ from edgemm.export.frambicus.stages import freeze
 from edgemm.export.frambicus.text import TextDecoder
 from edgemm.export.frambicus.vision import Grids, VisionTower
 
+IGNORED = -100
+"""The label of what the model is not asked to say."""
+
 _LOOSE = ("latents", "levels", "hidden", "query", "content", "order", "nulls", "pool")
 """Parameters that belong to no linear layer and are drawn as an embedding is."""
 
@@ -218,6 +221,12 @@ class FrambicusCore(FrambicusPreTrainedModel):
     def write(self, states: torch.Tensor) -> torch.Tensor:
         """states [B, S, D] → logits [B, S, vocabulary], by the speech model's table."""
         return nn.functional.linear(states, self.table)
+
+    def loss_of(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of states [B, S, D] to labels [B, S] where these are not −100: only there logits are made."""
+        asked = labels != IGNORED
+        logits = self.write(states[asked]).float()
+        return nn.functional.cross_entropy(logits, labels[asked], label_smoothing=self.config.label_smoothing)
 
     def transcribe(self, input_values: torch.Tensor, **kwargs: Any) -> Any:
         """The speech model's own forward: nothing of Frambicus takes part."""

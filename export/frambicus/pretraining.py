@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from edgemm.export.frambicus.embedding import contrastive_loss
 from edgemm.export.frambicus.modeling import FrambicusCore
@@ -58,8 +57,8 @@ class FrambicusForPreTraining(FrambicusCore):
             text = self.embed_texts(text_ids, text_mask)
             losses["contrastive"] = contrastive_loss(self.embedder.logits(image, text))
         if input_ids is not None and labels is not None:
-            logits = self.write(self.speak(input_ids, self.remember(sight, None, len(input_ids)), attention_mask))
-            losses["caption"] = _words(logits[:, :-1], labels[:, 1:])
+            states = self.speak(input_ids, self.remember(sight, None, len(input_ids)), attention_mask)
+            losses["caption"] = self.loss_of(states[:, :-1], labels[:, 1:])
         total = sum((weights or {}).get(name, 1.0) * loss for name, loss in losses.items())
         return FrambicusOutput(loss=total if losses else None, loss_dict=losses)
 
@@ -78,11 +77,7 @@ class FrambicusForPreTraining(FrambicusCore):
         self, sight: Sight | None, ids: torch.Tensor, mask: torch.Tensor | None, labels: torch.Tensor
     ) -> torch.Tensor:
         memory = self.remember(sight, None, len(ids))
-        return _words(self.write(self.speak(ids, memory, mask, causal=False)), labels)
-
-
-def _words(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        return self.loss_of(self.speak(ids, memory, mask, causal=False), labels)
 
 
 def random_cells(

@@ -13,11 +13,11 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from edgemm.errors import InputError
 from edgemm.export.frambicus.locate import located
+from edgemm.export.frambicus.modeling import IGNORED
 from edgemm.export.image_spec import image_spec
 from edgemm.processing.audio import to_mono_16k
 from edgemm.processing.image import preprocess, to_rgb
 
-_IGNORED = -100
 _RATE_HZ = 16_000
 _SHORTEST = 1600  # samples: the encoder's kernels need some
 
@@ -119,8 +119,8 @@ class FrambicusProcessor(ProcessorMixin):
             return {"input_ids": ids, "attention_mask": mask}
         said = [self.tokenizer.target(target) for target in targets]
         ids, mask = self._padded([p + t for p, t in zip(prompts, said, strict=True)], self.tokenizer.pad_token_id)
-        wanted = [[_IGNORED] * len(p) + t for p, t in zip(prompts, said, strict=True)]
-        return {"input_ids": ids, "attention_mask": mask, "labels": self._padded(wanted, _IGNORED)[0]}
+        wanted = [[IGNORED] * len(p) + t for p, t in zip(prompts, said, strict=True)]
+        return {"input_ids": ids, "attention_mask": mask, "labels": self._padded(wanted, IGNORED)[0]}
 
     def _padded(self, rows: Sequence[list[int]], fill: int, *, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(row) for row in rows)

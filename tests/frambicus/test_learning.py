@@ -36,10 +36,22 @@ def test_four_captions_come_back(grids, processor):
     model = tiny(FrambicusForImageCaptioning)
     batch = processor.write("caption", [""] * 4, CAPTIONS)
     grids = [grid[:, :1] for grid in grids]
-    losses = train(model, 45, 5e-4, grids=grids, **batch)
+    losses = train(model, 45, 5e-4, grids=grids, **batch, loss_only=True)
     assert losses[-1] < 0.1 < losses[0]
     said = model.generate(grids=grids, max_new_tokens=12, do_sample=False)
     assert processor.batch_decode(said, skip_special_tokens=True) == CAPTIONS
+
+
+def test_the_loss_is_that_of_the_logits(grids, processor):
+    model = tiny(FrambicusForImageCaptioning)
+    batch = processor.write("caption", ["", "or", "so it is", ""], CAPTIONS)
+    with torch.no_grad():
+        whole = model(grids=grids, **batch)
+        short = model(grids=grids, **batch, loss_only=True)
+    logits, labels = whole.logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+    torch.testing.assert_close(whole.loss, torch.nn.functional.cross_entropy(logits, labels))
+    assert torch.equal(short.loss, whole.loss)
+    assert short.logits is None
 
 
 def test_one_picture_is_searched_better_and_better():
