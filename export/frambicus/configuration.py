@@ -35,6 +35,8 @@ class FrambicusConnectorConfig(PreTrainedConfig):
     `resampler` is Flamingo's (arXiv 2204.14198): `latents` that attend to the grids and to themselves. `qformer` has
     queries with layers of their own for both (BLIP-2, arXiv 2301.12597); with masked grids and contrast trained
     together it is X-Former's idea (ECCV 2024). `grid` hands the grids over as they are: what the two must beat.
+    A first look, one run each, at questions about 3,000 scenes, asked on backgrounds never seen: `grid` after 280 steps
+    of 32 knew 98 % of colours and 62 % of places, `resampler` after 400 steps 97 % and 50 %.
     """
 
     model_type = "frambicus_connector"

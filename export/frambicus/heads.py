@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -47,7 +48,8 @@ class _Speaker(FrambicusCore, GenerationMixin):
         audio_features_mask: torch.Tensor | None = None,
         memory: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         loss_only: bool = False,
         **_: Any,
@@ -56,8 +58,9 @@ class _Speaker(FrambicusCore, GenerationMixin):
 
         `labels` [B, S] are the ids that the model should have said, −100 where it is not asked; they are shifted here.
         `memory` [B, T, D] with its mask, from an earlier output, spares the encoders. `logits_to_keep` last positions
-        (0: all) have logits. `loss_only` makes none but those that the loss needs: the table is long, and over prompts
-        it is most of a small model's work.
+        (0: all) have logits. `cache`, called `past_key_values` before transformers 5.24, is filled in place. With
+        `loss_only` there are no logits but those that the loss needs: the table is long, and over prompts it is most
+        of a small model's work.
         """
         if memory is None or memory_mask is None:
             given = (pixel_values, grids, frame_times_s, frame_mask)
@@ -67,13 +70,12 @@ class _Speaker(FrambicusCore, GenerationMixin):
             known = Memory(memory, memory_mask)
         if input_ids is None:
             input_ids = self.bare_prompt(len(known.states))
-        states = self.speak(input_ids, known, attention_mask, past_key_values)
+        states = self.speak(input_ids, known, attention_mask, past_key_values if cache is None else cache)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return FrambicusOutput(
             loss=None if labels is None else self.loss_of(states[:, :-1], labels[:, 1:]),
             logits=None if loss_only else self.write(states[:, kept]),
             last_hidden_state=states,
-            past_key_values=past_key_values,
             memory=known.states,
             memory_mask=known.mask,
         )
@@ -100,8 +102,13 @@ class _Speaker(FrambicusCore, GenerationMixin):
         if input_ids is None:
             input_ids = self.bare_prompt(len(memory.states))
         if kwargs.get("use_cache", True):
-            kwargs.setdefault("past_key_values", EncoderDecoderCache(DynamicCache(), DynamicCache()))
+            kwargs.setdefault(_cache_name(), EncoderDecoderCache(DynamicCache(), DynamicCache()))
         return super().generate(input_ids, memory=memory.states, memory_mask=memory.mask, **kwargs)
+
+
+def _cache_name() -> str:
+    known = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    return "cache" if "cache" in known else "past_key_values"
 
 
 class FrambicusForImageCaptioning(_Speaker):

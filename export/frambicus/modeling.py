@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import MoonshineForConditionalGeneration, PreTrainedModel
 from transformers import initialization as init
+from transformers.cache_utils import EncoderDecoderCache
 
 from edgemm.errors import InputError
 from edgemm.export.frambicus.concepts import Concepts
@@ -204,18 +205,16 @@ class FrambicusCore(FrambicusPreTrainedModel):
         input_ids: torch.Tensor,
         memory: Memory,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        cache: EncoderDecoderCache | None = None,
         *,
         causal: bool = True,
     ) -> torch.Tensor:
         """input_ids [B, S] → the text decoder's states [B, S, D]."""
         if attention_mask is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past = cache.get_seq_length() if cache is not None else 0
             attention_mask = torch.ones(len(input_ids), past + input_ids.shape[1], device=input_ids.device)
         embeds = self.get_input_embeddings()(input_ids)
-        states: torch.Tensor = self.text(
-            embeds, memory.states, memory.mask, attention_mask, cache=past_key_values, causal=causal
-        )
+        states: torch.Tensor = self.text(embeds, memory.states, memory.mask, attention_mask, cache=cache, causal=causal)
         return states
 
     def write(self, states: torch.Tensor) -> torch.Tensor:

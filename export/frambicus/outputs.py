@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
@@ -23,7 +22,6 @@ class FrambicusOutput(ModelOutput):
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
-    past_key_values: Any = None
     memory: torch.Tensor | None = None
     memory_mask: torch.Tensor | None = None
     pred_boxes: torch.Tensor | None = None
