@@ -18,7 +18,7 @@ from edgemm.export.frambicus.scenes import (
     write_spoken,
 )
 from edgemm.export.frambicus.scenes.photos import write_photos
-from edgemm.measure.data import read_rows
+from edgemm.tasks.rows import read_rows
 from edgemm.processing.audio import load_audio
 from edgemm.processing.image import to_rgb
 from edgemm.processing.media import iter_video
@@ -45,7 +45,7 @@ def test_scenes_are_a_data_set(written):
     rows = read_rows(written / "train")
     captions = [row for row in rows if row.objects is not None]
     assert len(captions) == 4
-    assert all(row.text and row.objects for row in captions)
+    assert all(row.texts and row.objects for row in captions)
     assert to_rgb(captions[0].path).shape == (112, 112, 3)
     answers = [line for line in _lines(written / "train") if "question" in line]
     assert all(line["answer"] and line["task"] == "answer" for line in answers)
