@@ -93,6 +93,7 @@ def finetune(
         objective = changed(kind.load(source, splits, options))
         with together.main_process_first():
             work = _working_directory(target, source, splits, options, overwrite=overwrite)
+        objective.prepare(work / "cache")
         loop = prepared(objective, freezing.apply(objective.model, options), splits, options, work, progress)
         before = _before(work, loop, splits, progress)
         _check_metric(options.metric, before)
@@ -101,7 +102,8 @@ def finetune(
         after, pairs = loop.judge(splits.test)
         teacher = None if objective.teacher is None else loop.judge(splits.test, objective.teacher)[0]
         seconds = time.perf_counter() - start
-        report = _report(target, task or kind.metric, loop, splits, (before, after), pairs, seconds, teacher)
+        asked = task or registry.tasks_of(source.model_type)[0]
+        report = _report(target, asked, loop, splits, (before, after), pairs, seconds, teacher)
         if together.is_main_process:
             _write(objective, loop, target, report, overwrite=overwrite)
             shutil.rmtree(work, ignore_errors=True)

@@ -42,6 +42,28 @@ def test_a_classifier_gets_the_labels_of_the_data_and_export_takes_it(pictures, 
     assert json.loads((bundle.bundle / "host" / "labels.json").read_text()) == ["blue", "green", "red"]
 
 
+@pytest.mark.parametrize(("name", "metric"), [("smolvlm", "vqa_accuracy"), ("trocr", "cider")])
+def test_texts_are_judged_by_what_the_rows_have(name, metric, pictures, tmp_path):
+    options = TrainOptions(**{**QUICK, "steps": 2, "evaluate_every": 2, "max_new_tokens": 4})
+    rows = data_sets.write_rows(tmp_path / "data", captions(pictures) if metric == "cider" else questions(pictures))
+    report = finetune(checkpoint(name), rows, tmp_path / "tuned", options=options)
+    assert metric in report.metrics_after
+    assert report.task == ("answer" if metric == "vqa_accuracy" else "caption")
+
+
+def captions(data):
+    return [{"image": str(data / row["image"]), "text": row["text"]} for row in rows_of(data)]
+
+
+def questions(data):
+    keys = ("question", "answer")
+    return [{"image": str(data / row["image"]), **{k: row[k] for k in keys}} for row in rows_of(data)]
+
+
+def rows_of(data):
+    return [json.loads(line) for line in (data / "metadata.jsonl").read_text().splitlines()][:6]
+
+
 def run(place, **more):
     return finetune(checkpoint("vit"), more.pop("data"), place, options=TrainOptions(**{**QUICK, **more}))
 

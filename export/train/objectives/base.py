@@ -58,6 +58,10 @@ class Objective(ABC):
         quieten()
         return cls(checkpoint, families.find(checkpoint.model_type).plan(checkpoint), options)
 
+    def prepare(self, place: Path) -> None:
+        """Given a directory that stays until the run is finished."""
+        return
+
     @abstractmethod
     def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
         """What `compute` takes for rows, as tensors and lists and dicts of them."""

@@ -28,11 +28,16 @@ OBJECTIVES: dict[str, dict[str, str]] = {
 }
 """Task → model_type → where its objective stands."""
 
+FRAMBICUS = "frambicus"
+"""The project's own model, trained for all its tasks at once by what the rows have."""
+
 SAME = {"describe": "answer", "recommend": "embed"}
 
 
 def tasks_of(model_type: str) -> tuple[str, ...]:
     """What a family can be trained for."""
+    if model_type == FRAMBICUS:
+        return ("answer", "caption", "describe", "detect")
     return tuple(task for task, known in OBJECTIVES.items() if model_type in known)
 
 
@@ -41,6 +46,9 @@ def find(checkpoint: Checkpoint, task: str | None) -> type[Objective]:
 
     Raises CheckpointError for a family that is not known, UsageError for a task that it cannot be trained for.
     """
+    if checkpoint.model_type == FRAMBICUS:
+        own: type[Objective] = importlib.import_module(f"{_HERE}frambicus").Frambicus
+        return own
     families.facts(checkpoint.model_type, checkpoint.config)
     able = tasks_of(checkpoint.model_type)
     wanted = SAME.get(task, task) if task else next(iter(able), None)
