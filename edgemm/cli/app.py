@@ -21,6 +21,7 @@ VERBS = (
     "doctor",
     "devices",
     "inspect",
+    "pretrain",
     "finetune",
     "distill",
     "export",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import nullcontext
 from typing import Annotated, Any
 
@@ -11,16 +10,14 @@ import typer
 from edgemm.cli.finetune import finetune, silent, tell_report
 from edgemm.cli.shared import Io
 from edgemm.cli.shared import verb as as_verb
-from edgemm.cli.training import is_first_process, library, options_of
+from edgemm.cli.training import extended, is_first_process, library, options_of
 
 
 def distill(io: Io, **given: Any) -> None:
     """A checkpoint teaches a smaller copy of itself: by the labels, and by everything that it would have said."""
     module: Any = library("distill")
     teaching = module.Teaching(given["student"], given["temperature"], given["hard"])
-    options = options_of(
-        {**given, "learning_rate": given["lr"], "optimizer_options": given["optimizer_option"]},
-    )
+    options = options_of(given)
     places = {name: given[name] for name in ("task", "validation", "test", "overwrite")}
     with io.progress() if is_first_process() else nullcontext(silent) as tell:
         report = module.distill(
@@ -46,15 +43,5 @@ _TEACHING = {
 }
 
 
-def _signature() -> inspect.Signature:
-    """The options of finetune, and those of teaching."""
-    theirs = list(inspect.signature(finetune, eval_str=True).parameters.values())
-    own = [
-        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
-        for name, (default, kind) in _TEACHING.items()
-    ]
-    return inspect.Signature([*theirs, *own])
-
-
-distill.__signature__ = _signature()  # type: ignore[attr-defined]
+distill.__signature__ = extended(finetune, _TEACHING)  # type: ignore[attr-defined]
 verb = as_verb(distill)

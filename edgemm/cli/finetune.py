@@ -115,7 +115,7 @@ def finetune(
     """Train a checkpoint on a data set; report what it was worth on the test rows."""
     given = dict(locals())
     module: Any = library("finetune")
-    options = options_of({**given, "learning_rate": lr, "optimizer_options": optimizer_option})
+    options = options_of(given)
     with io.progress() if is_first_process() else nullcontext(silent) as tell:
         report = module.finetune(
             checkpoint,

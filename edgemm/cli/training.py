@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -29,9 +30,18 @@ def options_of(given: Mapping[str, Any]) -> TrainOptions:
     values = {f.name: given[f.name] for f in fields(made) if given.get(f.name) is not None}
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     values["lora_targets"] = tuple(given.get("lora_target") or ())
-    values["optimizer_options"] = dict(_pair(text) for text in given.get("optimizer_options") or ())
+    values["learning_rate"] = given["lr"]
+    values["optimizer_options"] = dict(pair(text) for text in given.get("optimizer_option") or ())
     options: TrainOptions = made(**values)
     return options
+
+
+def extended(function: Any, own: Mapping[str, tuple[Any, Any]], *, without: tuple[str, ...] = ()) -> inspect.Signature:
+    """The options of another verb, and its `own` (name → default, annotation) behind them."""
+    theirs = inspect.signature(function, eval_str=True).parameters.values()
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    more = [inspect.Parameter(n, kind, default=default, annotation=what) for n, (default, what) in own.items()]
+    return inspect.Signature([*(p for p in theirs if p.name not in without), *more])
 
 
 def is_first_process() -> bool:
@@ -39,10 +49,11 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def pair(text: str) -> tuple[str, Any]:
+    """`name=value`, the value as a number or a truth where it is one. Raises UsageError for anything else."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"{text!r} is no option of an optimizer", hint="such as momentum=0.9")
+        raise UsageError(f"{text!r} is no name=value", hint="such as momentum=0.9")
     return name.strip(), _value(value.strip())
 
 

@@ -18,10 +18,10 @@ from edgemm.export.frambicus.scenes import (
     write_spoken,
 )
 from edgemm.export.frambicus.scenes.photos import write_photos
-from edgemm.tasks.rows import read_rows
 from edgemm.processing.audio import load_audio
 from edgemm.processing.image import to_rgb
 from edgemm.processing.media import iter_video
+from edgemm.tasks.rows import read_rows
 from tests.frambicus.sprites import draw_assets
 
 CONFIG = ScenesConfig(size_px=112, held_out=0.3)

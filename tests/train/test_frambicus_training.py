@@ -7,9 +7,14 @@ import json
 import numpy as np
 import pytest
 
+from edgemm.cli.app import invoke
+from edgemm.errors import UsageError
 from edgemm.export.frambicus import FrambicusForQuestionAnswering, processor_of
 from edgemm.export.train.finetune import finetune
+from edgemm.export.train.objectives.pretraining import OBJECTIVES
 from edgemm.export.train.options import TrainOptions
+from edgemm.export.train.pretrain import Lessons, pretrain
+from tests.export.exported import checkpoint
 from tests.frambicus.small import tiny
 from tests.train import data_sets
 
@@ -65,3 +70,36 @@ def test_kept_grids_change_nothing(untrained, rows, tmp_path):
             pairs = zip(one["inputs"]["grids"], other["inputs"]["grids"], strict=True)
             assert all((a == b).all() for a, b in pairs)
     assert list((tmp_path / "kept").glob("*.npz"))
+
+
+def pretrained(untrained, rows, place, weights):
+    options = TrainOptions(steps=12, batch=5, learning_rate=2e-3, evaluate_every=12, evaluate_limit=5)
+    return pretrain(untrained, rows, place, lessons=Lessons(weights), options=options, test=rows)
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES, "all"])
+def test_every_objective_of_pretraining_falls_alone_and_jointly(name, untrained, rows, tmp_path):
+    weights = dict.fromkeys(OBJECTIVES, 1.0) if name == "all" else {name: 1.0}
+    told = rows
+    if name not in ("masked_grid", "all"):
+        lines = [line for line in (rows / "metadata.jsonl").read_text().splitlines() if '"text"' in line]
+        told = data_sets.write_rows(tmp_path / "told", [absolute(rows, json.loads(line)) for line in lines])
+    report = pretrained(untrained, told, tmp_path / "out", weights)
+    assert report.metrics_after.keys() == weights.keys()
+    assert all(report.metrics_after[n] < report.metrics_before[n] for n in weights)
+
+
+def absolute(place, row):
+    return row | {n: str(place / row[n]) for n in ("image", "video") if n in row}
+
+
+def test_objectives_that_there_are_not(untrained, rows, tmp_path):
+    with pytest.raises(UsageError, match="no objective masked_sound"):
+        pretrained(untrained, rows, tmp_path / "out", {"masked_sound": 1.0})
+
+
+def test_only_a_frambicus_is_pretrained(rows, tmp_path, capsys):
+    data = data_sets.colours(tmp_path / "c")
+    argv = ["pretrain", str(checkpoint("vit")), "--data", str(data), "-o", str(tmp_path / "o")]
+    assert invoke([*argv, "--objective", "caption=0.5"]) == 2
+    assert "only a Frambicus" in capsys.readouterr().err
