@@ -43,5 +43,5 @@ _TEACHING = {
 }
 
 
-distill.__signature__ = extended(finetune, _TEACHING)  # type: ignore[attr-defined]
+distill.__signature__ = extended(finetune, _TEACHING, output="student")  # type: ignore[attr-defined]
 verb = as_verb(distill)

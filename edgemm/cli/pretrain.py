@@ -47,5 +47,5 @@ def pretrain(io: Io, **given: Any) -> None:
         tell_report(io, report)
 
 
-pretrain.__signature__ = extended(finetune, _OWN, without=("task",))  # type: ignore[attr-defined]
+pretrain.__signature__ = extended(finetune, _OWN, output="pretrained", without=("task",))  # type: ignore[attr-defined]
 verb = as_verb(pretrain)

@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgemm.errors import UsageError, missing_extra
@@ -36,9 +37,12 @@ def options_of(given: Mapping[str, Any]) -> TrainOptions:
     return options
 
 
-def extended(function: Any, own: Mapping[str, tuple[Any, Any]], *, without: tuple[str, ...] = ()) -> inspect.Signature:
-    """The options of another verb, and its `own` (name → default, annotation) behind them."""
-    theirs = inspect.signature(function, eval_str=True).parameters.values()
+def extended(
+    function: Any, own: Mapping[str, tuple[Any, Any]], *, output: str, without: tuple[str, ...] = ()
+) -> inspect.Signature:
+    """The options of another verb, `output` being where it writes by itself, and `own` (name → default, annotation)."""
+    usual = inspect.signature(function, eval_str=True).parameters.values()
+    theirs = [p.replace(default=Path(output)) if p.name == "output" else p for p in usual]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     more = [inspect.Parameter(n, kind, default=default, annotation=what) for n, (default, what) in own.items()]
     return inspect.Signature([*(p for p in theirs if p.name not in without), *more])
