@@ -63,9 +63,21 @@ class Checkpoint:
         """One of the checkpoint's JSON files; empty where it is absent."""
         return _read_json(self.path / name) if (self.path / name).is_file() else {}
 
+    @property
+    def towers(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints that hold weights of this one: a Frambicus may leave its towers where they are."""
+        place = self.config.get("towers") if self.model_type == "frambicus" else None
+        if not isinstance(place, str):
+            return ()
+        return tuple(Checkpoint(p, _read_json(p / "config.json")) for p in _parts_at(self.path / place))
+
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
-        """The weight files that the index or the usual names give, in the order of their names."""
+        """The weight files that the index or the usual names give, in the order of their names; towers' after them."""
+        return (*self._own_weight_files, *(file for tower in self.towers for file in tower.weight_files))
+
+    @property
+    def _own_weight_files(self) -> tuple[Path, ...]:
         index = self.json("model.safetensors.index.json")
         if index:
             names = sorted({str(n) for n in index.get("weight_map", {}).values()})
@@ -137,6 +149,18 @@ def find_checkpoint(path: Path | str, *, allow_pickle: bool = False) -> Checkpoi
     elif not checkpoint.weight_files and not (allow_pickle and checkpoint.pickles):
         raise _no_weights(checkpoint)
     return checkpoint
+
+
+def _parts_at(root: Path) -> tuple[Path, ...]:
+    """The towers of the composite checkpoint at `root`. Raises CheckpointError where they are not there."""
+    parts = tuple(root / name for name in ("labels", "speech"))
+    absent = [part for part in parts if not (part / "config.json").is_file()]
+    if absent:
+        raise CheckpointError(
+            f"{absent[0]} is not here: weights of the checkpoint are in it",
+            hint="copy the towers too, or give a checkpoint that was saved whole",
+        )
+    return parts
 
 
 def _no_weights(checkpoint: Checkpoint) -> CheckpointError:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,28 @@ _ROUNDED = {
 _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 
 
-def host_file(prefix: str, file: str) -> str:
-    """Where a tokenizer or label file of a model stands in the bundle."""
-    return f"{prefix.rstrip('.') or 'host'}/{file}"
+def files_of(plan: ModelPlan) -> dict[str, bytes]:
+    """The host files of a model: its tokenizer, its labels."""
+    labels = ({LABELS: plan.labels} if plan.labels else {}) | {
+        _labels_of(task): names for task, names in plan.task_labels.items()
+    }
+    return {**plan.files, **{file: f"{json.dumps(x, ensure_ascii=False)}\n".encode() for file, x in labels.items()}}
+
+
+def _labels_of(task: str) -> str:
+    return f"{task}.{LABELS}"
+
+
+def host_files(
+    found: Mapping[str, tuple[Checkpoint, ModelPlan]], prefixes: Mapping[str, str]
+) -> dict[tuple[str, str], str]:
+    """(model, file) → where it stands in the bundle. A file that an earlier model has too stands there once."""
+    stored: dict[bytes, str] = {}
+    return {
+        (name, file): stored.setdefault(data, f"{prefixes[name].rstrip('.') or 'host'}/{file}")
+        for name, (_, plan) in found.items()
+        for file, data in files_of(plan).items()
+    }
 
 
 def _dim(dim: int | str, plan: GraphPlan) -> Dim:
@@ -172,9 +192,10 @@ def _states(name: str, plan: GraphPlan) -> list[State]:
 
 
 def _source(checkpoint: Checkpoint, tasks: Sequence[str], parts: Sequence[Checkpoint]) -> Source:
+    parts = list({p.path: p for p in parts}.values())  # several models may come from one
     counted = [(p.parameters, sum(f.stat().st_size for f in p.weight_files)) for p in parts]
     hashes = "".join(p.sha256 for p in parts)
-    sha256 = checkpoint.sha256 if list(parts) == [checkpoint] else hashlib.sha256(hashes.encode())
+    sha256 = checkpoint.sha256 if parts == [checkpoint] else hashlib.sha256(hashes.encode())
     return Source(
         id=checkpoint.name[0],
         revision=checkpoint.name[1],
@@ -210,10 +231,11 @@ def manifest(
         for n, p in plans.items()
         for x in p.float_modules
     ]
+    places = host_files(found, prefixes)
     result = Manifest(
         edgemm_version=edgemm.__version__,
         source=_source(source, [t for _, p in found.values() for t in p.tasks], [c for c, _ in found.values()]),
-        models=tuple(_model(n, c, p, prefixes[n], components) for n, (c, p) in found.items()),
+        models=tuple(_model(n, c, p, places, components) for n, (c, p) in found.items()),
         components=tuple(components),
         state=tuple(s for n, p in plans.items() for s in _states(n, p)),
         quantization=Quantization(
@@ -236,11 +258,15 @@ def _recipe(plan: GraphPlan, precision: Precision, calibrated: bool) -> str:
 
 
 def _model(
-    name: str, checkpoint: Checkpoint, plan: ModelPlan, prefix: str, components: Sequence[Component]
+    name: str,
+    checkpoint: Checkpoint,
+    plan: ModelPlan,
+    places: Mapping[tuple[str, str], str],
+    components: Sequence[Component],
 ) -> ModelEntry:
     processing = plan.processing
     if processing.text is not None:
-        text = TextSpec(**processing.text.model_dump() | {"tokenizer": host_file(prefix, "tokenizer.json")})
+        text = TextSpec(**processing.text.model_dump() | {"tokenizer": places[name, "tokenizer.json"]})
         processing = processing.model_copy(update={"text": text})
     return ModelEntry(
         name=name,
@@ -250,7 +276,8 @@ def _model(
         processing=processing,
         tokens=plan.tokens,
         generation=plan.generation,
-        labels=host_file(prefix, LABELS) if plan.labels else None,
+        labels=places.get((name, LABELS)),
+        task_labels={task: places[name, _labels_of(task)] for task in plan.task_labels},
         context=plan.context,
     )
 
@@ -265,7 +292,7 @@ def finish(
     """Add what was checked and write the manifest again."""
     checks = Checks(
         parity=tuple(parity),
-        tokens_equal={o.check.model: o.tokens_equal for o in outcomes if o.task != "classify"},
+        tokens_equal=_tokens_equal(outcomes),
         tasks=tuple(o.check for o in outcomes),
         gate=judged.gate,
         speed=judged.speed,
@@ -278,3 +305,12 @@ def finish(
     result = written.model_copy(update=changes)
     write_manifest(directory, result)
     return result
+
+
+def _tokens_equal(outcomes: Sequence[TaskOutcome]) -> dict[str, float]:
+    """Of each model, the least of its tasks."""
+    found: dict[str, float] = {}
+    for outcome in outcomes:
+        if outcome.task != "classify":
+            found[outcome.check.model] = min(outcome.tokens_equal, found.get(outcome.check.model, 1.0))
+    return found

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -26,7 +25,7 @@ from edgemm.export.precision.ranges import Known
 from edgemm.export.precision.recipe import Recipe
 from edgemm.export.precision.smooth import TWIN_ALPHA, smooth
 from edgemm.export.precision.static import quantize_static_int8, smoothed
-from edgemm.export.precision.weights import quantize_columns, quantize_weights
+from edgemm.export.precision.weights import halved_constants, quantize_columns, quantize_weights
 from edgemm.export.store import GraphStore, Stored
 from edgemm.export.traced import Traced
 from edgemm.export.verify import check_component
@@ -101,12 +100,11 @@ def write_bundle(
             real = calibration_feeds(work, plan, graph.role)[::8] if exact == "int8" else work.seen.pop(own, [])
             work.parity.append(check_component(graph, directory / file, own, exact, real=real))
         for ready in plan.ready:
-            components.append(_write_ready(store, prefixes[name], name, ready))
+            components.append(_write_ready(store, prefixes[name], name, ready, precision))
         if len(components) == inside:
             raise CheckpointError(f"{name} has no component")
     work.stored = store.stored
-    for name, (_, plan) in found.items():
-        _write_files(directory, prefixes[name], plan)
+    _write_files(directory, found, prefixes)
     return describe.manifest(directory, source, found, prefixes, components, precision, used)
 
 
@@ -200,27 +198,30 @@ def calibration_feeds(work: Work, plan: ModelPlan, role: str) -> list[describe.F
     return own[:: -(-values // _MOST_VALUES)] if own else []
 
 
-def _write_ready(store: GraphStore, prefix: str, name: str, ready: ReadyGraph) -> Component:
+def _write_ready(store: GraphStore, prefix: str, name: str, ready: ReadyGraph, precision: Precision) -> Component:
+    """A graph as it came; below fp32 with its weights in fp16, as far as it needs no adapting."""
     own = prefix + ready.role
     files: tuple[str, tuple[str, ...]] = (f"graphs/{own}.onnx", ())
-    if ready.adapt is not None:
-        try:
-            model = onnx.load(ready.path)
-        except (onnx.checker.ValidationError, OSError) as error:
-            raise CheckpointError(f"{ready.path} lacks its weights: {error}", hint="copy it again") from error
-        files = store.write(own, ready.adapt(model))
-    else:
+    if ready.adapt is None and precision == "fp32":
         (store.directory / "graphs").mkdir(exist_ok=True)
         shutil.copyfile(ready.path, store.directory / files[0])
+        return describe.ready_component(store.directory, files, own, name, ready)
+    try:
+        model = onnx.load(ready.path)
+    except (onnx.checker.ValidationError, OSError) as error:
+        raise CheckpointError(f"{ready.path} lacks its weights: {error}", hint="copy it again") from error
+    if ready.adapt is not None:
+        files = store.write(own, ready.adapt(model))
+    else:
+        ready = replace(ready, precision="fp16")
+        files = store.write(own, halved_constants(model))
     return describe.ready_component(store.directory, files, own, name, ready)
 
 
-def _write_files(directory: Path, prefix: str, plan: ModelPlan) -> None:
-    for file, data in plan.files.items():
-        path = directory / describe.host_file(prefix, file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    if plan.labels:
-        path = directory / describe.host_file(prefix, describe.LABELS)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plan.labels, ensure_ascii=False) + "\n")
+def _write_files(directory: Path, found: dict[str, tuple[Checkpoint, ModelPlan]], prefixes: dict[str, str]) -> None:
+    places = describe.host_files(found, prefixes)
+    for name, (_, plan) in found.items():
+        for file, data in describe.files_of(plan).items():
+            path = directory / places[name, file]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)

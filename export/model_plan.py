@@ -72,7 +72,8 @@ class ModelPlan:
 
     `feeds` turns an example into inputs of the encoder-like component that `--int8` calibrates.
     `files` are written into the bundle as they are, by relative path. `takes` is what an example must have for
-    the first task.
+    the first task. `task_labels` are those of tasks that have others than `labels`; `references` answer for further
+    tasks as `reference` does for the first; `beside` are the other models that the checkpoint holds, by name.
     """
 
     model_type: str
@@ -89,3 +90,6 @@ class ModelPlan:
     reference: Callable[[Example], Reference] | None = None
     original: Original | None = None
     takes: Literal["image", "audio", "question"] = "image"
+    task_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    references: Mapping[str, Callable[[Example], Reference]] = field(default_factory=dict)
+    beside: Mapping[str, ModelPlan] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from edgemm.export.locate import located
 from edgemm.export.making import STAGE, Progress, Work, calibration_feeds, graph_in, ready_for_int8, write_bundle
 from edgemm.export.model_plan import ModelPlan
 from edgemm.export.precision import calibration
+from edgemm.export.precision.aware import as_trained
 from edgemm.export.precision.gated import Judged, judge_speed, judged, loud, spared
 from edgemm.export.precision.gates import AS_USUAL, NO_GATES, Choice, Gates, Workshop, settle
 from edgemm.export.precision.int4 import precision_of
@@ -78,8 +79,9 @@ def export(
     with located(checkpoint, allow_pickle=allow_pickle) as path:
         source = find_checkpoint(path)
         checks = _shallow_checks(source, target, precision, progress) if deep.is_deep(source) else None
-        found = {name: _family_plan(part) for name, part in source.parts.items()}
+        found = _plans(source)
         _check_precision(precision, found, calibrated=bool(calibrate_on))
+        choice = as_trained(choice, (part for part, _ in found.values()), precision)
         examples = calibration.load_examples(calibrate_on) if calibrate_on else []
         graphs = sum(len(plan.graphs) for _, plan in found.values())
         steps = 3 * graphs + 2 * len(found) + 1
@@ -134,6 +136,21 @@ def _check_precision(
                 f"{checkpoint.path} has an encoder, which --int4 puts in int8 and needs real examples for",
                 hint="add --calib PATH: pictures, sounds or videos like those that it will meet",
             )
+
+
+def _plans(source: Checkpoint) -> dict[str, tuple[Checkpoint, ModelPlan]]:
+    """The models of a checkpoint by name; those that one part holds beside its first are models of their own."""
+    found: dict[str, tuple[Checkpoint, ModelPlan]] = {}
+    for name, part in source.parts.items():
+        checkpoint, plan = _family_plan(part)
+        for own, each in {name: plan, **plan.beside}.items():
+            if own in found or (own != name and own in source.parts):
+                raise CheckpointError(
+                    f"{source.path} has two models called {own}: {name} holds one",
+                    hint="give the part another name in config.json, or leave it out",
+                )
+            found[own] = (checkpoint, each)
+    return found
 
 
 def _family_plan(path: Path) -> tuple[Checkpoint, ModelPlan]:

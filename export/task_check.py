@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgemm.bundle.manifest import TaskCheck
 from edgemm.bundle.opening import open_bundle
@@ -20,7 +21,7 @@ from edgemm.model import Model
 from edgemm.runtimes.lowering.pairing import SPARE, paired
 from edgemm.tasks.metrics import top1, wer
 
-_MOST = {"transcribe": 9, "classify": 24, "answer": 2, "caption": 2}
+_MOST = {"transcribe": 9, "classify": 24, "answer": 2, "caption": 2, "describe": 2}
 _PROBABILITY_TOLERANCE = 1e-4
 _ENOUGH_S = 10.0
 _VALUES_TOLERANCE, _VALUES_COSINE = 1e-3, 0.9999
@@ -52,8 +53,9 @@ def against_original(
     with Model(open_bundle(directory), runtime="onnxruntime") as model:
         for name, (_, plan) in found.items():
             step(f"comparing {name} with the original")
-            if plan.reference is not None:
-                outcomes.append(_outcome(model, name, plan, examples))
+            asked = {} if plan.reference is None else {plan.tasks[0]: plan.reference}
+            for task, reference in (asked | dict(plan.references)).items():
+                outcomes.append(_outcome(model, name, plan, (task, reference), examples))
     for outcome in outcomes:
         if outcome.tokens_equal < 1.0:
             raise CheckFailed(
@@ -64,14 +66,19 @@ def against_original(
     return outcomes
 
 
-def _outcome(model: Model, name: str, plan: ModelPlan, examples: Sequence[Example]) -> TaskOutcome:
-    task = plan.tasks[0]
-    assert plan.reference is not None
+def _outcome(
+    model: Model,
+    name: str,
+    plan: ModelPlan,
+    asked: tuple[str, Callable[[Example], Reference]],
+    examples: Sequence[Example],
+) -> TaskOutcome:
+    task, reference = asked
     usable = [e for e in examples if getattr(e, plan.takes) is not None]
     # Evenly over the data: neighbours in it are alike.
     most = _MOST.get(task, 6)
     picks = tuple(usable[:: max(1, len(usable) // most)][:most])
-    original, found = _ask_both(model, task, plan.reference, picks)
+    original, found = _ask_both(model, task, reference, picks)
     picks = picks[: len(original)]
     check = _judge(model, name, task, original, found)
     return TaskOutcome(task, picks, original, check, _equal(original, found))
@@ -114,6 +121,18 @@ def _caption(model: Model, example: Example) -> Reference:
     return Reference(tokens=model.caption(example.image, max_new_tokens=24).tokens)
 
 
+def _describe(model: Model, example: Example) -> Reference:
+    frames = clip_of(example)
+    times_s = [0.4 * i for i in range(len(frames))]
+    return Reference(tokens=model.describe(frames, times_s, max_new_tokens=24).tokens)
+
+
+def clip_of(example: Example) -> list[NDArray[np.uint8]]:
+    """Three frames of one picture: as it is, upside down and mirrored."""
+    assert example.image is not None
+    return [example.image, example.image[::-1], example.image[:, ::-1]]
+
+
 def _detect(model: Model, example: Example) -> Reference:
     return Reference(rows=model.task("detect").rows(example.image))
 
@@ -134,6 +153,7 @@ _ASK: dict[str, Callable[[Model, Example], Reference]] = {
     "classify": _classify,
     "answer": _answer,
     "caption": _caption,
+    "describe": _describe,
     "detect": _detect,
     "embed": _embed,
 }

@@ -6,26 +6,32 @@ processors. Convolutions pad as TensorFlow does ("same", the odd pixel after), w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from transformers import PreTrainedConfig
+from transformers.modeling_outputs import ImageClassifierOutput
 
 from edgemm.bundle.manifest import Processing
 from edgemm.errors import CheckpointError
-from edgemm.export.checkpoint import Checkpoint
+from edgemm.export.checkpoint import Checkpoint, find_checkpoint
 from edgemm.export.graph import Feeds, GraphPlan, Port
 from edgemm.export.image_spec import image_spec
-from edgemm.export.model_plan import Example, ModelPlan, Reference
+from edgemm.export.model_plan import Example, ModelPlan, Original, Reference
 from edgemm.export.plans import BATCH
 
 MODEL_TYPE = "efficientnet-lite0"
 TASKS = ("classify",)
 NEEDS: Mapping[str, tuple[str, ...]] = {"picture network": ("_conv_stem.", "_blocks.", "_fc.")}
+
+_COUNTS = "num_batches_tracked"  # of batch norms: nothing that is published
 
 # (repeats, kernel, first stride, expansion, channels in, channels out)
 _STAGES = (
@@ -107,26 +113,23 @@ class EfficientNetLite0(nn.Module):
         return (self.classifier(x.mean((2, 3))),)
 
 
-def _renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The published names → this module's."""
-    norms = {"0": "expand", "1": "depthwise", "2": "project"}
-    names = {}
-    for name in tensors:
-        part = name.split(".")
-        if part[0] == "_blocks":
-            index, layer, leaf = part[1], part[2], part[3]
-            if layer.startswith("_bn"):
-                here = norms[layer[3]]
-                names[name] = f"blocks.{index}.{here}.norm.{leaf}"
-            else:
-                names[name] = f"blocks.{index}.{layer[1:].removesuffix('_conv')}.conv.{leaf}"
-        elif part[0] == "_fc":
-            names[name] = f"classifier.{part[1]}"
-        else:
-            kind = "norm" if part[0].startswith("_bn") else "conv"
-            here = {"_conv_stem": "stem", "_bn0": "stem", "_conv_head": "head", "_bn1": "head"}[part[0]]
-            names[name] = f"{here}.{kind}.{part[1]}"
-    return {names[k]: v.float() for k, v in tensors.items()}
+_OUTER = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
+_INNER = {
+    "expand": ("_expand_conv", "_bn0"),
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"),
+}
+
+
+def published(name: str) -> str:
+    """This network's name of a tensor → the one in checkpoints."""
+    part = name.split(".")
+    leaf = part[-1]
+    if part[0] == "classifier":
+        return f"_fc.{leaf}"
+    if part[0] == "blocks":
+        return f"_blocks.{part[1]}.{_INNER[part[2]][part[3] == 'norm']}.{leaf}"
+    return f"{_OUTER[part[0]][part[1] == 'norm']}.{leaf}"
 
 
 def load(checkpoint: Checkpoint) -> EfficientNetLite0:
@@ -135,26 +138,88 @@ def load(checkpoint: Checkpoint) -> EfficientNetLite0:
     tensors: dict[str, torch.Tensor] = {}
     for file in checkpoint.weight_files:
         tensors |= load_file(file)
+    own = {published(name): name for name in network.state_dict()}
     try:
-        missing, unexpected = network.load_state_dict(_renamed(tensors), strict=False)
-    except (KeyError, IndexError, RuntimeError) as error:
+        missing, unexpected = network.load_state_dict({own[k]: v.float() for k, v in tensors.items()}, strict=False)
+    except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path} is no EfficientNet-lite0: {error}") from error
-    absent = [m for m in missing if not m.endswith("num_batches_tracked")]
+    absent = [m for m in missing if not m.endswith(_COUNTS)]
     if absent or unexpected:
         raise CheckpointError(f"{checkpoint.path} is no EfficientNet-lite0: {(absent + unexpected)[0]} does not fit")
     network.eval()
     return network
 
 
+class EfficientNetLite0Config(PreTrainedConfig):
+    """config.json: `num_labels`, `image_size`, `id2label`."""
+
+    model_type = MODEL_TYPE
+
+
+class EfficientNetLite0ForImageClassification(nn.Module):
+    """The network as it is trained: called, saved and loaded as transformers' own classifiers are."""
+
+    def __init__(self, config: EfficientNetLite0Config) -> None:
+        super().__init__()
+        self.config = config
+        self.network = EfficientNetLite0(config.num_labels)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: Path | str, *, config: EfficientNetLite0Config | None = None, **_settings: Any
+    ) -> EfficientNetLite0ForImageClassification:
+        """A checkpoint's network in fp32; the head is drawn anew where `config` has another number of labels.
+
+        Raises CheckpointError where the weights are another network's.
+        """
+        checkpoint = find_checkpoint(path)
+        network = load(checkpoint)
+        made = cls(config or _config_of(checkpoint, network.classifier.out_features))
+        if made.network.classifier.out_features != network.classifier.out_features:
+            network.classifier = made.network.classifier
+        made.network = network
+        made.eval()
+        return made
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.network.classifier.weight.device
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> ImageClassifierOutput:
+        """pixel_values [B, 3, H, W], labels [B] → logits [B, classes] and, with labels, their cross entropy."""
+        (logits,) = self.network({"pixel_values": pixel_values})
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Write config.json and the weights under their published names."""
+        kept = {published(n): t for n, t in self.network.state_dict().items() if not n.endswith(_COUNTS)}
+        self.config.architectures, self.config.dtype = [type(self.network).__name__], "float32"
+        self.config.save_pretrained(directory)
+        # transformers leaves the number out where the names tell it.
+        config = json.loads((Path(directory) / "config.json").read_text()) | {"num_labels": self.config.num_labels}
+        (Path(directory) / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+        save_file({n: t.contiguous() for n, t in kept.items()}, Path(directory) / "model.safetensors")
+
+
+def _config_of(checkpoint: Checkpoint, classes: int) -> EfficientNetLite0Config:
+    config: EfficientNetLite0Config = EfficientNetLite0Config.from_pretrained(checkpoint.path)
+    config.architectures = config.architectures or [EfficientNetLite0.__name__]
+    names = checkpoint.config.get("id2label", {})
+    config.id2label = {i: str(names.get(str(i), i)) for i in range(classes)}
+    config.label2id = {name: i for i, name in config.id2label.items()}
+    return config
+
+
 def plan(checkpoint: Checkpoint) -> ModelPlan:
     """One graph: pixel_values → logits."""
-    original = load(checkpoint)
+    original = EfficientNetLite0ForImageClassification.from_pretrained(checkpoint.path)
     network = load(checkpoint)
     for module in network.modules():
         if isinstance(module, SameConv):
             module.fuse()
     size = int(checkpoint.config.get("image_size", 224))
-    labels = checkpoint.config.get("id2label", {})
     spec = image_spec(checkpoint.json("preprocessor_config.json"), size)
     classes = network.classifier.out_features
     graph = GraphPlan(
@@ -177,7 +242,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     def reference(example: Example) -> Reference:
         inputs = {k: torch.from_numpy(v) for k, v in feeds(example)["model"].items()}
         with torch.no_grad():
-            (logits,) = original(inputs)
+            logits = original(**inputs).logits
         return Reference(probabilities=logits.softmax(-1)[0].numpy())
 
     return ModelPlan(
@@ -185,7 +250,8 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
         tasks=TASKS,
         graphs=(graph,),
         processing=Processing(image=spec),
-        labels=tuple(str(labels.get(str(i), i)) for i in range(classes)),
+        labels=tuple(original.config.id2label.values()),
         feeds=feeds,
         reference=reference,
+        original=Original(original),
     )

@@ -33,7 +33,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 
 _RATE_HZ = 16_000
 _MAX_S = 30.0  # the longest utterances of its training data
-_TOKENS_PER_S = 6.5  # the published bound against endless repetition
+TOKENS_PER_S = 6.5  # the published bound against endless repetition
 _STRIDE_SAMPLES = 64 * 3 * 2
 
 
@@ -41,6 +41,11 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
     """Three graphs: audio_encoder, decoder, embed_tokens."""
     original, traced = load_pair(MoonshineForConditionalGeneration, checkpoint)
     use_plain_attention(traced)
+    return plan_of(checkpoint, original, traced)
+
+
+def plan_of(checkpoint: Checkpoint, original: Any, traced: Any) -> ModelPlan:
+    """The plan of an untouched model and the one of the same weights that is traced; `checkpoint` has the tokenizer."""
     config = traced.config
     encoder, decoder = traced.model.encoder, traced.model.decoder
     shape = replace(
@@ -63,7 +68,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
 
     def reference(example: Example) -> Reference:
         values = torch.from_numpy(feeds(example)["audio_encoder"]["input_values"])
-        limit = min(int(values.shape[1] / _RATE_HZ * _TOKENS_PER_S) + 1, shape.context - 1)
+        limit = min(int(values.shape[1] / _RATE_HZ * TOKENS_PER_S) + 1, shape.context - 1)
         with torch.no_grad():
             ids = original.generate(input_values=values, max_new_tokens=limit, do_sample=False)[0]
         return Reference(tokens=_spoken(ids.tolist(), tokens))
@@ -94,7 +99,7 @@ def plan(checkpoint: Checkpoint) -> ModelPlan:
             max_new_tokens=shape.context - 1,
             max_length=None,
             max_positions=shape.context,
-            max_tokens_per_s=_TOKENS_PER_S,
+            max_tokens_per_s=TOKENS_PER_S,
         ),
         context=shape.context,
         files=files,

@@ -56,11 +56,17 @@ class Attention(nn.Module):
         bias: torch.Tensor | None = None,
         rotation: Rotation | None = None,
         cache: EncoderDecoderCache | None = None,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[B, S, D]. `bias` [B, 1, S or 1, T] is added to the scores; `rotation` turns queries and keys."""
+        """[B, S, D]. `bias` [B, 1, S or 1, T] is added to the scores; `rotation` turns queries and keys.
+
+        With `rows` [B] several sequences attend to one source: keys and values are computed once for all of them.
+        """
         query = self._split(self.q_proj(hidden_states))
         if source is not None:
             key, value = self._seen(source, cache)
+            if rows is not None:
+                key, value = key.index_select(0, rows), value.index_select(0, rows)
         else:
             query, key, value = self._own(hidden_states, query, rotation, cache)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import save_file
 from transformers import Wav2Vec2FeatureExtractor
 
+from edgemm.errors import CheckpointError
 from edgemm.export.checkpoint import find_checkpoint
 from edgemm.export.families import efficientnet_lite0
 from edgemm.export.frambicus.configuration import FrambicusConfig
@@ -29,11 +31,8 @@ def from_towers(cls: type[M], path: Path | None = None, *, labels: Iterable[str]
     drawn. Raises CheckpointError for a checkpoint without both towers.
     """
     path = path or towers()
-    sight, speech = find_checkpoint(path / "labels"), find_checkpoint(path / "speech")
-    tower = efficientnet_lite0.load(sight)
-    from transformers import MoonshineForConditionalGeneration
-
-    hearing = from_pretrained(MoonshineForConditionalGeneration, speech)
+    sight = find_checkpoint(path / "labels")
+    tower, hearing = _loaded(path)
     names = dict(enumerate(labels))
     config = FrambicusConfig(
         vision_config={"id2label": sight.config["id2label"]} | settings.pop("vision_config", {}),
@@ -51,12 +50,55 @@ def from_towers(cls: type[M], path: Path | None = None, *, labels: Iterable[str]
     return model
 
 
+def tower_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of both towers in the composite checkpoint at `path`, by Frambicus's names."""
+    tower, hearing = _loaded(path)
+    parts = {"vision": tower.state_dict(), "speech": hearing.state_dict()}
+    return {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+
+
+def save_without_towers(model: FrambicusCore, path: Path, towers: str) -> None:
+    """Write `model` in fp16 without what is in the composite checkpoint `towers`, a path relative to `path`.
+
+    Raises CheckpointError where the towers differ from the model's.
+    """
+    path.mkdir(parents=True, exist_ok=True)  # what is beside it is found from it
+    state = model.state_dict()
+    strange = [name for name, value in tower_weights(path / towers).items() if not torch.equal(state[name], value)]
+    if strange:
+        raise CheckpointError(
+            f"{strange[0]} and {len(strange) - 1} more are not as in {path / towers}",
+            hint="towers that were trained are saved by save_pretrained",
+        )
+    own = {n: v for n, v in state.items() if n.split(".")[0] not in ("vision", "speech")}
+    config = copy.deepcopy(model.config)
+    config.towers = towers
+    config.save_pretrained(path)
+    halves = {name: (value.half() if value.is_floating_point() else value).contiguous() for name, value in own.items()}
+    save_file(halves, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def _loaded(path: Path) -> tuple[Any, Any]:
+    from transformers import MoonshineForConditionalGeneration
+
+    tower = efficientnet_lite0.load(find_checkpoint(path / "labels"))
+    return tower, from_pretrained(MoonshineForConditionalGeneration, find_checkpoint(path / "speech"))
+
+
 def name_classes(model: FrambicusCore, tokenizer: Any) -> None:
-    """Spell the vision tower's classes for the concept tokens; of several names the first counts."""
-    labels = model.config.vision_config.id2label
-    names = [str(labels[i]).split(" / ")[0].split(" (")[0] for i in range(len(labels))]
-    with torch.no_grad():
-        model.concepts.name_classes([tokenizer.encode(name.lower(), add_special_tokens=False) for name in names])
+    """Spell the vision tower's classes and the detector's labels."""
+    for speller, labels in (
+        (model.concepts.speller, model.config.vision_config.id2label),
+        (model.finds.speller, model.config.detector_config.id2label),
+    ):
+        names = [spoken_name(str(labels[i])) for i in range(len(labels))]
+        with torch.no_grad():
+            speller.name_classes([tokenizer.encode(name, add_special_tokens=False) for name in names])
+
+
+def spoken_name(label: str) -> str:
+    """What a caption calls a class: "cup" of "Cup / mug (ceramic)"."""
+    return label.split(" / ")[0].split(" (")[0].lower()
 
 
 def processor_of(path: Path | None = None) -> FrambicusProcessor:

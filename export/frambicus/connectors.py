@@ -58,10 +58,10 @@ _LAYERS = {"resampler": ResamplerLayer, "qformer": QueryLayer}
 class Connector(nn.Module):
     """Grids of F frames → visual tokens [B, L, D] and their mask [B, L]. See `FrambicusConnectorConfig`."""
 
-    def __init__(self, config: Any, channels: tuple[int, ...]) -> None:
+    def __init__(self, config: Any, channels: tuple[int, ...], scales: tuple[int, ...]) -> None:
         super().__init__()
         connector, width = config.connector_config, config.text_config.hidden_size
-        self.tokens = GridTokens(channels, width)
+        self.tokens = GridTokens(channels, scales, width)
         self.latents = None
         if connector.kind in _LAYERS:
             self.latents = nn.Parameter(torch.zeros(connector.latents, width))
@@ -76,7 +76,12 @@ class Connector(nn.Module):
         hidden: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """times_s and frame_mask [B, F]; `hidden` bool [B, F, h, w], the cells of the last grid that are not shown."""
-        tokens, mask = self.tokens(grids, times_s, hidden), cells_of(frame_mask, grids)
+        return self.read(self.tokens(grids, times_s, hidden), cells_of(frame_mask, grids), frame_mask)
+
+    def read(
+        self, tokens: torch.Tensor, mask: torch.Tensor, frame_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens of the cells [B, F · cells, D] with their mask → visual tokens and theirs."""
         if self.latents is None:
             return self.norm(tokens), mask
         states = self.latents.to(tokens.dtype).expand(len(tokens), -1, -1)

@@ -30,16 +30,17 @@ class Embedder(nn.Module):
 
     def of_image(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """tokens [B, T, D] that one learned query weighs, mask [B, T] → [B, E]."""
-        scores = tokens @ self.pool / math.sqrt(tokens.shape[-1]) + bias_of(mask, tokens.dtype)[:, 0, 0]
-        pooled = (scores.softmax(-1)[..., None] * tokens).sum(1)
-        return nn.functional.normalize(self.image(self.norm(pooled)), dim=-1)
+        scores = (tokens * self.pool).sum(-1) / math.sqrt(tokens.shape[-1]) + bias_of(mask, tokens.dtype)[:, 0, 0]
+        # With an axis of tokens the product is traced as all others are, and its weight stored in blocks too.
+        pooled = (scores.softmax(-1)[..., None] * tokens).sum(1, keepdim=True)
+        return nn.functional.normalize(self.image(self.norm(pooled))[:, 0], dim=-1)
 
     def of_text(self, states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """states [B, S, D], the last token that is no padding (the task token) speaks for the text → [B, E]."""
         places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         last = torch.where(attention_mask != 0, places, 0).amax(1)
-        picked = states[torch.arange(len(states), device=states.device), last]
-        return nn.functional.normalize(self.text(picked), dim=-1)
+        picked = states[torch.arange(states.shape[0], device=states.device), last]
+        return nn.functional.normalize(self.text(picked[:, None])[:, 0], dim=-1)
 
     def logits(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Similarities [images, texts], scaled by the learned temperature."""

@@ -10,6 +10,7 @@ import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 
+from edgemm.export.families.moonshine import TOKENS_PER_S
 from edgemm.export.frambicus.detector import Target
 from edgemm.export.frambicus.embedding import contrastive_loss
 from edgemm.export.frambicus.modeling import FrambicusCore
@@ -95,10 +96,12 @@ class _Speaker(FrambicusCore, GenerationMixin):
     def generate(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """transformers' `generate` over the memory of what is given (see `SENSES`), which is made once.
 
-        Prompts of different lengths are padded on the left.
+        `memory` and `memory_mask` of before spare that. Prompts of different lengths are padded on the left.
         """
         given = [kwargs.pop(name, None) for name in SENSES]
-        memory = self._memory(given[:4], given[4:], input_ids)
+        states, mask = kwargs.pop("memory", None), kwargs.pop("memory_mask", None)
+        made = states is None or mask is None
+        memory = self._memory(given[:4], given[4:], input_ids) if made else Memory(states, mask)
         if input_ids is None:
             input_ids = self.bare_prompt(len(memory.states))
         if kwargs.get("use_cache", True):
@@ -133,7 +136,6 @@ class FrambicusForSpeechRecognition(FrambicusCore):
     """Speech → text: Moonshine, untouched. `forward` takes what `MoonshineForConditionalGeneration` takes."""
 
     main_input_name = "input_values"
-    tokens_per_s: ClassVar[float] = 6.5
 
     def forward(self, input_values: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """Logits bit for bit those of the speech model."""
@@ -142,7 +144,7 @@ class FrambicusForSpeechRecognition(FrambicusCore):
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def generate(self, input_values: torch.Tensor, **kwargs: Any) -> Any:
         """Greedy unless asked otherwise, and no longer than speech can be (the published bound of 6.5 tokens/s)."""
-        limit = int(input_values.shape[1] / 16_000 * self.tokens_per_s) + 1
+        limit = int(input_values.shape[1] / 16_000 * TOKENS_PER_S) + 1
         kwargs.setdefault("max_new_tokens", min(limit, self.config.speech_config.max_position_embeddings - 1))
         return self.speech.generate(input_values=input_values, **kwargs)
 
@@ -164,9 +166,9 @@ class FrambicusForDetection(FrambicusCore):
         found = self._grids(pixel_values, grids)
         if frame_mask is None:
             frame_mask = torch.ones(found[-1].shape[:2], device=found[-1].device)
-        logits, boxes = self.detector(self.newest(found, frame_mask))
-        loss, parts = (None, None) if labels is None else self.detector.loss(logits, boxes, labels)
-        return FrambicusOutput(loss=loss, logits=logits[-1], pred_boxes=boxes[-1], loss_dict=parts)
+        seen = self.detector(self.newest(found, frame_mask))
+        loss, parts = (None, None) if labels is None else self.detector.loss(seen, labels)
+        return FrambicusOutput(loss=loss, logits=seen.logits, pred_boxes=seen.boxes, loss_dict=parts)
 
 
 class FrambicusForRecommendation(FrambicusCore):

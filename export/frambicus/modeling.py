@@ -6,11 +6,12 @@ weights serves all classes, none is missing and none is left over. `transcribe` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import MoonshineForConditionalGeneration, PreTrainedModel
 from transformers import initialization as init
@@ -20,8 +21,9 @@ from edgemm.errors import InputError
 from edgemm.export.frambicus.concepts import Concepts
 from edgemm.export.frambicus.configuration import FrambicusConfig
 from edgemm.export.frambicus.connectors import Connector, GridReconstructor
-from edgemm.export.frambicus.detector import Detector
+from edgemm.export.frambicus.detector import Detector, Target
 from edgemm.export.frambicus.embedding import Embedder
+from edgemm.export.frambicus.finds import Finds
 from edgemm.export.frambicus.locate import located
 from edgemm.export.frambicus.outputs import FrambicusOutput, Memory, Sight
 from edgemm.export.frambicus.stages import freeze
@@ -31,8 +33,24 @@ from edgemm.export.frambicus.vision import Grids, VisionTower
 IGNORED = -100
 """The label of what the model is not asked to say."""
 
-_LOOSE = ("latents", "levels", "hidden", "query", "content", "order", "nulls", "pool")
+_ROUND = 64  # positions that have logits in training are so many, or twice that…: CPUs compile kernels by shape
+
+_LOOSE = ("latents", "hidden", "query", "order", "nulls", "pool")
 """Parameters that belong to no linear layer and are drawn as an embedding is."""
+
+
+def _with_towers(place: Path, config: Any) -> tuple[Any, dict[str, torch.Tensor]] | None:
+    """The configuration and all weights of a checkpoint that names where its towers are, None for a whole one."""
+    from edgemm.export.frambicus.building import tower_weights
+
+    if not (place / "config.json").is_file():
+        return None
+    config = config or FrambicusConfig.from_pretrained(place)
+    if config.towers is None:
+        return None
+    weights = load_file(place / "model.safetensors") | tower_weights(place / config.towers)
+    config.towers = None
+    return config, weights
 
 
 class FrambicusPreTrainedModel(PreTrainedModel):
@@ -49,10 +67,17 @@ class FrambicusPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:
         """transformers' own, and `"frambicus"` is the checkpoint of the repository.
 
-        In fp32 unless `dtype` says otherwise. Raises CheckpointError where there is no repository.
+        In fp32 unless `dtype` says otherwise. Raises CheckpointError where there is no repository, or no towers where a
+        checkpoint without them says.
         """
         kwargs.setdefault("dtype", torch.float32)
-        loaded = super().from_pretrained(located(name), *args, **kwargs)
+        place = located(name)
+        with_towers = _with_towers(Path(place), kwargs.get("config"))
+        if with_towers is None:
+            loaded = super().from_pretrained(place, *args, **kwargs)
+        else:
+            kwargs["config"], kwargs["state_dict"] = with_towers
+            loaded = super().from_pretrained(None, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.config.freeze_towers:
             freeze(model, "towers")
@@ -80,12 +105,12 @@ class FrambicusCore(FrambicusPreTrainedModel):
         width = config.text_config.hidden_size
         self.vision = VisionTower(config.vision_config)
         self.speech = MoonshineForConditionalGeneration(config.speech_config)
-        self.connector = Connector(config, self.vision.channels)
-        self.concepts = Concepts(config)
+        self.connector = Connector(config, self.vision.channels, self.vision.scales)
+        self.concepts, self.finds = Concepts(config), Finds(config)
         self.audio = nn.Sequential(nn.Linear(config.speech_config.hidden_size, width), nn.LayerNorm(width))
         self.nulls = nn.Parameter(torch.zeros(2, width))
         self.text = TextDecoder(config)
-        self.detector = Detector(config, self.vision.channels)
+        self.detector = Detector(config, self.vision.channels, self.vision.scales)
         self.embedder = Embedder(width, config.embedding_size)
         self.reconstructor = GridReconstructor(config, self.vision.channels[-1])
         self.post_init()
@@ -116,11 +141,13 @@ class FrambicusCore(FrambicusPreTrainedModel):
         frame_times_s: torch.Tensor | None = None,
         frame_mask: torch.Tensor | None = None,
         hidden: torch.Tensor | None = None,
+        told: Mapping[int, Target] | None = None,
     ) -> Sight:
         """One run of the vision half. pixel_values [B, F, 3, H, W] or [B, 3, H, W], or the tower's grids of before.
 
         `frame_mask` [B, F] is 0 for frames that only fill up, `frame_times_s` [B, F] any clock. `hidden` as in
-        `GridTokens`. Raises InputError for neither, or another number of dimensions.
+        `GridTokens`. `told` has what really is in some of the B · F frames, and stands for what is found there. Raises
+        InputError for neither, or another number of dimensions.
         """
         grids = self._grids(pixel_values, grids)
         batch, frames = grids[-1].shape[:2]
@@ -131,8 +158,15 @@ class FrambicusCore(FrambicusPreTrainedModel):
         probabilities = self.vision.cell_probabilities(grids[-1].flatten(0, 1)).unflatten(0, (batch, frames))
         height, columns = grids[-1].shape[-2:]
         where = self.connector.tokens.where(height, columns, grids[-1].device)
-        concepts, concept_mask = self.concepts(probabilities, frame_mask, where, self.table)
-        return Sight(grids, visual, visual_mask, concepts, concept_mask, frame_mask, probabilities)
+        concepts, concept_mask, concept_ids = self.concepts(probabilities, frame_mask, where, self.table)
+        found = self.detector([grid.flatten(0, 1) for grid in grids])
+        said = found if not told else found.corrected(told, (height, columns))
+        finds, find_mask, find_ids = self.finds(said, frame_mask, self.connector.tokens.when(times_s), self.table)
+        spelled = torch.cat((find_ids, concept_ids), dim=1)
+        return Sight(
+            grids, visual, visual_mask, finds, find_mask, concepts, concept_mask, spelled, frame_mask, probabilities,
+            found,
+        )  # fmt: skip
 
     def _grids(self, pixel_values: torch.Tensor | None, grids: Grids | None) -> Grids:
         if grids is not None:
@@ -181,7 +215,11 @@ class FrambicusCore(FrambicusPreTrainedModel):
         """
         parts: list[tuple[torch.Tensor, torch.Tensor]] = []
         if sight is not None:
-            parts += [(sight.visual, sight.visual_mask), (sight.concepts, sight.concept_mask)]
+            parts += [
+                (sight.visual, sight.visual_mask),
+                (sight.finds, sight.find_mask),
+                (sight.concepts, sight.concept_mask),
+            ]
         parts.append(self._null(0, parts[0] if parts else None, batch if heard is None else len(heard.states)))
         sound = None if heard is None else (heard.states, heard.mask)
         parts.append(self._null(1, sound, len(parts[-1][0])))
@@ -208,13 +246,16 @@ class FrambicusCore(FrambicusPreTrainedModel):
         cache: EncoderDecoderCache | None = None,
         *,
         causal: bool = True,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """input_ids [B, S] → the text decoder's states [B, S, D]."""
+        """input_ids [B, S] → the text decoder's states [B, S, D]; `rows` [B] says whose memory is which."""
         if attention_mask is None:
             past = cache.get_seq_length() if cache is not None else 0
             attention_mask = torch.ones(len(input_ids), past + input_ids.shape[1], device=input_ids.device)
         embeds = self.get_input_embeddings()(input_ids)
-        states: torch.Tensor = self.text(embeds, memory.states, memory.mask, attention_mask, cache=cache, causal=causal)
+        states: torch.Tensor = self.text(
+            embeds, memory.states, memory.mask, attention_mask, cache=cache, causal=causal, rows=rows
+        )
         return states
 
     def write(self, states: torch.Tensor) -> torch.Tensor:
@@ -223,9 +264,12 @@ class FrambicusCore(FrambicusPreTrainedModel):
 
     def loss_of(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of states [B, S, D] to labels [B, S] where these are not −100: only there logits are made."""
-        asked = labels != IGNORED
-        logits = self.write(states[asked]).float()
-        return nn.functional.cross_entropy(logits, labels[asked], label_smoothing=self.config.label_smoothing)
+        states, labels = states.flatten(0, 1), labels.flatten()
+        asked = (labels != IGNORED).nonzero()[:, 0]
+        more = -len(asked) % _ROUND
+        targets = nn.functional.pad(labels[asked], (0, more), value=IGNORED)
+        logits = self.write(states[nn.functional.pad(asked, (0, more))]).float()
+        return nn.functional.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
 
     def transcribe(self, input_values: torch.Tensor, **kwargs: Any) -> Any:
         """The speech model's own forward: nothing of Frambicus takes part."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
 
+from edgemm.export.frambicus.detector import Found
 from edgemm.export.frambicus.vision import Grids
 
 
@@ -34,23 +36,39 @@ class FrambicusOutput(ModelOutput):
 class Sight:
     """What one run of the vision half gives, whatever the task.
 
-    `grids` as in `vision.Grids`; `visual` [B, L, D] and `concepts` [B, K, D] with their masks; `frame_mask` [B, F];
-    `probabilities` [B, F, cells + 1, classes].
+    `grids` as in `vision.Grids`; `visual` [B, L, D], `finds` [B, N, D] and `concepts` [B, K, D] with their masks;
+    `spelled` int64 [B, N + K] is the token that each find and concept is spelled of, −1 where there is none;
+    `frame_mask` [B, F]; `probabilities` [B, F, cells + 1, classes]; `found` of B · F frames.
     """
 
     grids: Grids
     visual: torch.Tensor
     visual_mask: torch.Tensor
+    finds: torch.Tensor
+    find_mask: torch.Tensor
     concepts: torch.Tensor
     concept_mask: torch.Tensor
+    spelled: torch.Tensor
     frame_mask: torch.Tensor
     probabilities: torch.Tensor
+    found: Found
+
+    def of(self, rows: torch.Tensor) -> Sight:
+        """Some of the pictures or clips."""
+        picked = {f.name: getattr(self, f.name) for f in fields(self)}
+        frames = torch.arange(len(self.found.logits), device=rows.device).unflatten(0, self.frame_mask.shape)[rows]
+        moved: dict[str, Any] = {
+            name: [grid[rows] for grid in value] if name == "grids" else value.of(frames.flatten()) if name == "found"
+            else value[rows]
+            for name, value in picked.items()
+        }  # fmt: skip
+        return Sight(**moved)
 
     @property
     def seen(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Visual tokens and concepts as one [B, L + K, D], and the mask."""
-        tokens = torch.cat((self.visual, self.concepts), dim=1)
-        return tokens, torch.cat((self.visual_mask, self.concept_mask), dim=1)
+        """Visual tokens, finds and concepts as one [B, L + N + K, D], and the mask."""
+        tokens = torch.cat((self.visual, self.finds, self.concepts), dim=1)
+        return tokens, torch.cat((self.visual_mask, self.find_mask, self.concept_mask), dim=1)
 
 
 @dataclass(frozen=True)

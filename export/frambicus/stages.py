@@ -14,10 +14,10 @@ STAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "towers": ("vision.*", "speech.*"),
         "vision": ("vision.*",),
         "speech": ("speech.*",),
-        "connector": ("connector.*", "concepts.*", "reconstructor.*"),
-        "memory": ("connector.*", "concepts.*", "audio.*", "nulls"),
+        "connector": ("connector.*", "concepts.*", "finds.*", "reconstructor.*"),
+        "memory": ("connector.*", "concepts.*", "finds.*", "audio.*", "nulls"),
         "text": ("text.*",),
-        "gates": ("text.layers.*.gate", "text.layers.*.cross.*", "text.layers.*.cross_norm.*"),
+        "cross": ("text.layers.*.cross.*", "text.layers.*.cross_norm.*"),
         "detector": ("detector.*",),
         "embedder": ("embedder.*",),
     }

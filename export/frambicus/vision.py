@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ class VisionTower(EfficientNetLite0):
         super().__init__(len(config.id2label))
         self.kept = tuple(config.grid_blocks)
         self.channels = (*(self.blocks[i].project.conv.out_channels for i in self.kept), self.head.conv.out_channels)
+        strides = [block.depthwise.conv.stride[0] for block in self.blocks]
+        self.scales = (*(math.prod(strides[i + 1 :]) for i in self.kept), 1)
 
     def train(self, mode: bool = True) -> VisionTower:
         """Stays as in evaluation, whatever the rest of the model does."""
@@ -63,17 +66,21 @@ def places(height: int, width: int, device: torch.device) -> torch.Tensor:
 
 
 class GridTokens(nn.Module):
-    """Grids [B, F, C, h, w] → tokens [B, F · cells, width], all grids of a frame one after the other.
+    """Grids [B, F, C, h, w] → tokens [B, F · cells, width], one for each cell of the last grid.
 
-    Place is a function of the cell's centre and time one of seconds before the newest frame, so that neither depends
-    on the picture's size, the number of frames or the clock. A hidden cell is a learned token with place and time.
+    A finer grid's features of a cell stand beside the last grid's: fewer tokens than one for each cell of each grid,
+    and nothing lost. Place is a function of the cell's centre and time one of seconds before the newest frame, so that
+    neither depends on the picture's size, the number of frames or the clock. A hidden cell is a learned token with
+    place and time.
     """
 
-    def __init__(self, channels: Sequence[int], width: int) -> None:
+    def __init__(self, channels: Sequence[int], scales: Sequence[int], width: int) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(nn.Linear(c, width) for c in channels)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in channels)
-        self.levels = nn.Parameter(torch.zeros(len(channels), width))
+        self.scales = tuple(scales)
+        self.sizes = tuple(c * scale**2 for c, scale in zip(channels, scales, strict=True))
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in self.sizes)
+        self.projection = nn.Linear(sum(self.sizes), width)
+        self.norm = nn.LayerNorm(width)
         self.hidden = nn.Parameter(torch.zeros(width))
         self.place = nn.Linear(4 * _PLACE_BANDS, width)
         self.time = nn.Linear(2 * _TIME_BANDS, width)
@@ -82,21 +89,20 @@ class GridTokens(nn.Module):
         self, grids: Grids, times_s: torch.Tensor | None = None, hidden: torch.Tensor | None = None
     ) -> torch.Tensor:
         """times_s [B, F], the newest at 0; `hidden` bool [B, F, h, w] in cells of the last grid."""
-        levels = [self._level(i, grid, hidden) for i, grid in enumerate(grids)]
-        tokens = torch.cat(levels, dim=2)
+        batch, frames, _, height, width = grids[-1].shape
+        tokens = self.project(cells_in(grids, self.scales)).unflatten(0, (batch, frames))
+        if hidden is not None:
+            tokens = torch.where(hidden.flatten(2)[..., None], self.hidden.to(tokens.dtype), tokens)
+        tokens = tokens + self.where(height, width, tokens.device).to(tokens.dtype)
         if times_s is not None:
             tokens = tokens + self.when(times_s).to(tokens.dtype)[:, :, None]
         return tokens.flatten(1, 2)
 
-    def _level(self, i: int, grid: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:
-        height, width = grid.shape[-2:]
-        tokens = self.norms[i](self.projections[i](grid.flatten(3).transpose(2, 3)))
-        if hidden is not None:
-            scale = height // hidden.shape[-2]
-            cells = hidden.repeat_interleave(scale, -2).repeat_interleave(scale, -1).flatten(2)
-            tokens = torch.where(cells[..., None], self.hidden.to(tokens.dtype), tokens)
-        where = self.where(height, width, grid.device).to(tokens.dtype)
-        return tokens + where + self.levels[i]
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Features [N, cells, sum of `sizes`], as `cells_in` gives them → [N, cells, width], without place and time."""
+        parts = zip(self.norms, features.split(self.sizes, dim=-1), strict=True)
+        y: torch.Tensor = self.norm(self.projection(torch.cat([norm(part) for norm, part in parts], dim=-1)))
+        return y
 
     def where(self, height: int, width: int, device: torch.device) -> torch.Tensor:
         """The embeddings [height · width, width] of a grid's places."""
@@ -109,7 +115,13 @@ class GridTokens(nn.Module):
         return y
 
 
+def cells_in(grids: Grids, scales: Sequence[int]) -> torch.Tensor:
+    """What the grids show of each cell of the last one, [B · F, h · w, features]; a finer grid is folded into it."""
+    folded = [nn.functional.pixel_unshuffle(g.flatten(0, 1), scale) for g, scale in zip(grids, scales, strict=True)]
+    return torch.cat([f.flatten(2).transpose(1, 2) for f in folded], dim=-1)
+
+
 def cells_of(frame_mask: torch.Tensor, grids: Grids) -> torch.Tensor:
     """The mask [B, F · cells] of `GridTokens`' tokens, of a mask [B, F] of frames."""
-    count = sum(grid.shape[-2] * grid.shape[-1] for grid in grids)
+    count = grids[-1].shape[-2] * grids[-1].shape[-1]
     return frame_mask[:, :, None].expand(-1, -1, count).flatten(1)

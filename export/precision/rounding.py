@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 
 from edgemm.export.precision.weights import BlockedWeight
 
-_RANGES = {4: (-8, 7), 8: (-127, 127)}
+RANGES = {4: (-8, 7), 8: (-127, 127)}
+"""Bits → the least and the largest integer."""
+
 BLOCKS = (32, 16)
 """Block sizes, the first that divides a matrix is taken. In four bits, and where examples tell, small ones pay."""
 
-_CLIPS = np.linspace(1.0, 0.55, 16)
+CLIPS = np.sort([*np.linspace(1.0, 0.55, 16), 7 / 8])[::-1]
+"""Shares of the largest weight that are tried; 7/8 finds the step of four bits again where -8 is the largest."""
+
 _DAMPING = 0.01  # of the mean moment: inputs that few examples moved are trusted less
 
 Floats = NDArray[np.floating[Any]]
@@ -83,9 +87,9 @@ def _scales(grouped: NDArray[np.float32], importance: Floats, bits: int) -> NDAr
     peaks = np.where(peaks == 0, 1.0, peaks).astype(np.float32)
     weights = importance[:, :, None].astype(np.float32)
     best = np.full(peaks.shape, np.inf, np.float32)
-    highest = _RANGES[bits][1]
+    highest = RANGES[bits][1]
     scales = (peaks / highest).astype(np.float32)
-    for clip in _CLIPS.astype(np.float32):
+    for clip in CLIPS.astype(np.float32):
         tried: NDArray[np.float32] = (clip * peaks / highest).astype(np.float32)
         lost = (weights * (grouped - _rounded(grouped, tried[:, None], bits) * tried[:, None]) ** 2).sum(1)
         better = lost < best
@@ -94,5 +98,5 @@ def _scales(grouped: NDArray[np.float32], importance: Floats, bits: int) -> NDAr
 
 
 def _rounded(values: NDArray[np.float32], step: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-    rounded: NDArray[np.float32] = np.clip(np.rint(values / step), *_RANGES[bits])
+    rounded: NDArray[np.float32] = np.clip(np.rint(values / step), *RANGES[bits])
     return rounded

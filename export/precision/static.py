@@ -8,7 +8,7 @@ come from real examples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -47,10 +47,10 @@ def quantize_static_int8(
     graph = out.graph
     weights = {t.name: t for t in graph.initializer}
     chosen = [n for n in graph.node if n.op_type in _OPERATORS and n.input[1] in weights]
-    kept = recipe.restored
-    halved = {id(n) for n in chosen if n.op_type in half_ops or n.name.startswith(float_modules) or key(n) in kept}
-    stored = {id(n) for n in chosen} - halved
-    names = list(dict.fromkeys(n.input[0] for n in chosen if id(n) in stored))
+    rounded = [n for n in stored_in_int8(graph, weights, half_ops, float_modules) if key(n) not in recipe.restored]
+    stored = {id(n) for n in rounded}
+    halved = {id(n) for n in chosen} - stored
+    names = list(dict.fromkeys(n.input[0] for n in rounded))
     limits = known.limits.setdefault((recipe.smooth, recipe.method), {})
     limits |= clip_limits(out, [n for n in names if n not in limits], examples, recipe.method)
     nodes: list[onnx.NodeProto] = []
@@ -64,6 +64,17 @@ def quantize_static_int8(
         nodes.append(node)
     keep_used(graph, nodes)
     return out
+
+
+def stored_in_int8(
+    graph: onnx.GraphProto,
+    weights: Mapping[str, onnx.TensorProto],
+    half_ops: tuple[str, ...],
+    float_modules: tuple[str, ...],
+) -> list[onnx.NodeProto]:
+    """The operators whose weights become int8, where none is restored."""
+    chosen = [n for n in graph.node if n.op_type in _OPERATORS and n.input[1] in weights]
+    return [n for n in chosen if n.op_type not in half_ops and not n.name.startswith(float_modules)]
 
 
 def smoothed(

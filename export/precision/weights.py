@@ -45,11 +45,16 @@ def quantize_blocks(weight: NDArray[np.float32]) -> BlockedWeight:
     The block is the first of `BLOCKS` that divides K, else the largest divisor of K that is less than all of them.
     """
     rows, columns = weight.shape
-    sizes = (*BLOCKS, *range(min(BLOCKS), 0, -1))
-    size = next(b for b in sizes if rows % b == 0)
+    size = block_of_int8(rows)
     grouped = weight.reshape(rows // size, size, columns)
     values, scales = _nearest(grouped, 1)
     return BlockedWeight(values.reshape(rows, columns), scales[:, 0], size)
+
+
+def block_of_int8(rows: int) -> int:
+    """The block size for a matrix of so many inputs."""
+    size: int = next(b for b in (*BLOCKS, *range(min(BLOCKS), 0, -1)) if rows % b == 0)
+    return size
 
 
 def _nearest(array: NDArray[np.float32], axes: int | tuple[int, ...]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -85,7 +90,7 @@ def quantize_columns(
 
     An integer product needs one scale a column; the rest as in `quantize_weights`.
     """
-    return _stored(model, half_ops, restored, rounded or {}, _whole_matrix, _gathered_rows, _dequantized_product)
+    return _stored(model, half_ops, restored, rounded or {}, whole_matrix, _gathered_rows, _dequantized_product)
 
 
 def _stored(
@@ -122,7 +127,7 @@ def _stored(
     return out
 
 
-def _whole_matrix(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> str | None:
+def whole_matrix(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> str | None:
     """The name of the matrix that `node` multiplies by, or looks up rows of; turned ones too."""
     position = _READS.get(node.op_type)
     tensor = weights.get(node.input[position]) if position is not None else None
@@ -251,7 +256,7 @@ def dequantized_channels(
         return []
     done.add(tensor.name)
     array = numpy_helper.to_array(tensor).astype(np.float32)
-    axis = _output_axis(node)
+    axis = output_axis(node)
     if rounded is not None:
         values, scales = rounded.values, rounded.scales
     else:
@@ -270,7 +275,7 @@ def halved_weight(
     A weight that fp16 cannot hold stays as it is.
     """
     values = numpy_helper.to_array(tensor)
-    if values.size and np.abs(values).max() > _MOST_FP16:
+    if not _fits_fp16(values):
         return []
     output = f"{tensor.name}.cast"
     node.input[list(node.input).index(tensor.name)] = output
@@ -283,7 +288,45 @@ def halved_weight(
     return [helper.make_node("Cast", [half], [output], name=output, to=kind)]
 
 
-def _output_axis(node: onnx.NodeProto) -> int:
+def halved_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large constants, whatever reads them, are stored in fp16 behind a Cast, which runtimes fold."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    nodes: list[onnx.NodeProto] = []
+    for tensor in out.graph.initializer:
+        if _is_large(tensor):
+            nodes.append(_halved(tensor, tensor.name))
+    for node in out.graph.node:
+        value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
+        cast = None
+        if value is not None and _is_large(value):
+            cast = _halved(value, node.output[0])
+            node.output[0] = cast.input[0]
+        nodes += [node] if cast is None else [node, cast]
+    del out.graph.node[:]
+    out.graph.node.extend(nodes)
+    return out
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _MIN_WEIGHTS:
+        return False
+    return _fits_fp16(numpy_helper.to_array(tensor))
+
+
+def _fits_fp16(values: NDArray[np.float32]) -> bool:
+    return not (values.size and np.abs(values).max() > _MOST_FP16)
+
+
+def _halved(tensor: onnx.TensorProto, name: str) -> onnx.NodeProto:
+    """Round `tensor` in place; returns the Cast that makes `name` of it."""
+    half = f"{name}.fp16"
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), half))
+    return helper.make_node("Cast", [half], [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT)
+
+
+def output_axis(node: onnx.NodeProto) -> int:
+    """The axis of an operator's weight that its outputs lie along."""
     transposed = any(a.name == "transB" and a.i for a in node.attribute)
     return 0 if node.op_type == "Conv" or transposed else 1
 

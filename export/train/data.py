@@ -1,13 +1,13 @@
 """Data sets for training: rows as the Hugging Face folder convention has them, kept in Arrow files, media read late.
 
-A directory with `metadata.jsonl`, or with a folder of each split (`train`, `validation`, `test`), a folder a class, or
-what `datasets` saved. Fields are those of the command line's documents: `image`, `audio`, `video` (or `file_name`),
-`text`, `question`, `answer`, `label`, `objects`, `user`, `item`, `score`; `split` names a row's split.
+A directory with `metadata.jsonl`, or with a folder of each split (`train`, `validation`, `test`), a folder a class,
+what `datasets` saved, or a recording (see `recordings`). Fields are those of the command line's documents: `image`,
+`audio`, `video` (or `file_name`), `text`, `question`, `answer`, `label`, `objects`, `user`, `item`, `score`; `split`
+names a row's split.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemm.errors import InputError, SourceError
+from edgemm.export.train.recordings import EVENTS, is_recording, rows_of
 from edgemm.processing.audio import load_audio, to_mono_16k
 from edgemm.processing.image import to_rgb
 from edgemm.processing.media import iter_video, sniff
+from edgemm.tasks.metadata import METADATA, lines_of
 
-METADATA = "metadata.jsonl"
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "dev", "valid"), "test": ("test",)}
-_MEDIA = ("image", "audio", "video", "file_name")
 _HELD_OUT = 0.1  # of the rows, for validation and for the test each, where the data set names no splits
 
 
@@ -136,6 +136,25 @@ class Samples(Sequence[Sample]):
         return list(self.table[name])
 
 
+class Groups(Sequence[list[Sample]]):
+    """Rows that have the same value in one of `fields`, together, in the order in which the first of each stands."""
+
+    def __init__(self, rows: Samples, fields: Sequence[str]) -> None:
+        self.rows = rows
+        known = [rows.column(name) for name in fields if name in rows.fields]
+        found: dict[Any, list[int]] = {}
+        for i in range(len(rows)):
+            value = next((column[i] for column in known if isinstance(column[i], str)), i)
+            found.setdefault(value, []).append(i)
+        self.members = list(found.values())
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [self.rows[i] for i in self.members[index]]
+
+
 @dataclass(frozen=True)
 class Splits:
     """What is trained on, what a run is steered by, and what it is judged by."""
@@ -145,15 +164,23 @@ class Splits:
     test: Samples
 
 
-def load(data: Path, *, validation: Path | None = None, test: Path | None = None, seed: int = 0) -> Splits:
+def load(
+    data: Path,
+    *,
+    validation: Path | None = None,
+    test: Path | None = None,
+    seed: int = 0,
+    events: Sequence[str] = EVENTS,
+) -> Splits:
     """Read a data set; what it does not name is cut from `train`, a tenth each, the same for a seed.
 
+    `events` are what is read of a recording.
     Raises SourceError where there is none, InputError that names a torn line.
     """
-    found = _named_splits(data)
+    found = named_splits(data, events)
     for name, path in (("validation", validation), ("test", test)):
         if path is not None:
-            found[name] = _table(path)
+            found[name] = _table(path, events)
     train = found.get("train")
     if train is None:
         raise SourceError(f"{data} has no training rows", hint=f"give a directory with {METADATA} or a folder train")
@@ -163,7 +190,8 @@ def load(data: Path, *, validation: Path | None = None, test: Path | None = None
     return Splits(train, found["validation"], found["test"])
 
 
-def _named_splits(data: Path) -> dict[str, Samples]:
+def named_splits(data: Path, events: Sequence[str] = EVENTS) -> dict[str, Samples]:
+    """The splits that a data set names itself; all of it is `train` where it names none. Raises as `load` does."""
     folders = {
         split: data / name for split, names in SPLITS.items() for name in names if (data / name / METADATA).is_file()
     }
@@ -174,7 +202,7 @@ def _named_splits(data: Path) -> dict[str, Samples]:
 
         saved = datasets.load_from_disk(str(data))
         return {s: _undecoded(saved[n], data) for s, names in SPLITS.items() for n in names if n in saved}
-    whole = _table(data)
+    whole = _table(data, events)
     if "split" not in whole.fields:
         return {"train": whole}
     asked = whole.column("split")
@@ -192,11 +220,14 @@ def _cut(rows: Samples, seed: int) -> tuple[Samples, Samples]:
     return kept, out
 
 
-def _table(path: Path) -> Samples:
+def _table(path: Path, events: Sequence[str] = EVENTS) -> Samples:
     import datasets
 
+    if is_recording(path):
+        place = rows_of(path, events)
+        return Samples(_from_lines(place), place, path.name)
     if (path / METADATA).is_file():
-        return Samples(_from_lines(path / METADATA), path, f"{path.name}/{METADATA}")
+        return Samples(_from_lines(path), path, f"{path.name}/{METADATA}")
     if (path / "state.json").is_file():
         return _undecoded(datasets.load_from_disk(str(path)), path)
     if path.is_dir() and (rows := list(_classes(path))):
@@ -208,25 +239,11 @@ def _table(path: Path) -> Samples:
 def _from_lines(path: Path) -> Any:
     import datasets
 
-    rows = list(_lines(path))
+    rows = [values for values, _ in lines_of(path)]
     if not rows:
-        raise SourceError(f"{path} has no rows")
+        raise SourceError(f"{path / METADATA} has no rows")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return datasets.Dataset.from_list([{name: row.get(name) for name in names} for row in rows])
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path} line {number} is not JSON: {error}", hint="mend or delete it") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{path} line {number} is not a JSON object", hint='such as {"image": …}')
-            yield row
 
 
 def _classes(path: Path) -> Iterator[dict[str, str]]:

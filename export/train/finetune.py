@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from edgemm.errors import InputError, UsageError
 from edgemm.export.checkpoint import Checkpoint, find_checkpoint
 from edgemm.export.locate import located
 from edgemm.export.train import freezing
-from edgemm.export.train.data import Splits, load
+from edgemm.export.train.data import Samples, Splits, load
 from edgemm.export.train.loop import Loop, Progress, prepared
 from edgemm.export.train.objectives import registry
 from edgemm.export.train.objectives.base import Objective
@@ -30,6 +31,9 @@ from edgemm.tasks.class_report import ClassReport
 
 _MARK = {"marker": "config.json", "what": "checkpoint"}
 _SHOWN = 24  # examples in the report
+
+Change = Callable[[Objective, Splits, Path], tuple[Objective, Splits]]
+"""The task's own objective, the rows, and where the run is kept → what is trained instead, and on what."""
 
 
 @dataclass(frozen=True)
@@ -66,34 +70,38 @@ def finetune(
     test: Path | None = None,
     overwrite: bool = False,
     progress: Progress = lambda _what, _share: None,
-    changed: Callable[[Objective], Objective] = lambda objective: objective,
+    changed: Change = lambda objective, splits, work: (objective, splits),
+    about: Mapping[str, Any] | None = None,
 ) -> TrainReport:
     """Train `checkpoint` (a directory, a hub id or an adapter) on `data`; write it to `target` with its report.
 
-    `changed` may put another objective in the place of the task's own. A run that was killed goes on from its last
-    checkpoint, which stands beside `target` (`<target>.training`) until the end, if it is started again with the same
-    choices.
+    `changed` may put another objective and other rows in the place of the task's own; `about` says what its choices
+    were, as JSON has it. A run that was killed goes on from its last checkpoint, which stands beside `target`
+    (`<target>.training`) until the end, if it is started again with the same choices.
 
     Raises CheckpointError for a checkpoint that cannot be trained, UsageError for choices that do not fit it or a run
     of other choices that is unfinished, InputError that names the row for a useless one, StorageError for a full disk.
     """
     options = options or TrainOptions()
     target = target.absolute()
+    _check_launch()
     # Under `accelerate launch` every process comes here; the first one writes.
     together = PartialState(cpu=not torch.cuda.is_available())
     check_target(target, overwrite=overwrite, **_MARK)
     start = time.perf_counter()
     with located(checkpoint) as path:
-        source = _part(find_checkpoint(path), task)
+        source = part_for(find_checkpoint(path), task)
         kind = registry.find(source, task)
         progress("reading the data", 0.0)
-        splits = load(data, validation=validation, test=test, seed=options.seed)
+        events = registry.events_for(source.model_type, task)
+        splits = load(data, validation=validation, test=test, seed=options.seed, events=events)
         _check_fields(kind, splits)
         set_seed(options.seed)
-        objective = changed(kind.load(source, splits, options))
+        objective = kind.load(source, splits, options)
         with together.main_process_first():
-            work = _working_directory(target, source, splits, options, overwrite=overwrite)
-        objective.prepare(work / "cache")
+            work = _working_directory(target, source, splits, options, about or {}, overwrite=overwrite)
+        objective, splits = changed(objective, splits, work)
+        objective.prepare(Path(options.tower_cache) if options.tower_cache else work / "cache")
         loop = prepared(objective, freezing.apply(objective.model, options), splits, options, work, progress)
         before = _before(work, loop, splits, progress)
         _check_metric(options.metric, before)
@@ -111,8 +119,8 @@ def finetune(
     return report
 
 
-def _part(source: Checkpoint, task: str | None) -> Checkpoint:
-    """The model of a composite checkpoint that the task is for."""
+def part_for(source: Checkpoint, task: str | None) -> Checkpoint:
+    """The model of a composite checkpoint that the task is for. Raises UsageError where there is not one."""
     if len(source.parts) == 1:
         return source
     parts = {name: find_checkpoint(path) for name, path in source.parts.items()}
@@ -125,6 +133,14 @@ def _part(source: Checkpoint, task: str | None) -> Checkpoint:
     return fits[0]
 
 
+def _check_launch() -> None:
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise UsageError(
+            "weights that are spread over processes (FSDP) cannot be judged and kept yet",
+            hint="launch with samples/launch/hosts.yaml: every process holds the model",
+        )
+
+
 def _check_fields(kind: type[Objective], splits: Splits) -> None:
     has = splits.train.fields
     if kind.fields and not set(kind.fields) & {*has, *(("image", "audio", "video") if "file_name" in has else ())}:
@@ -135,15 +151,22 @@ def _check_fields(kind: type[Objective], splits: Splits) -> None:
 
 
 def _working_directory(
-    target: Path, source: Checkpoint, splits: Splits, options: TrainOptions, *, overwrite: bool
+    target: Path,
+    source: Checkpoint,
+    splits: Splits,
+    options: TrainOptions,
+    more: Mapping[str, Any],
+    *,
+    overwrite: bool,
 ) -> Path:
     """Where the run keeps what it goes on from, its choices noted in it."""
     work = target.with_name(f"{target.name}.training")
     about = {
+        **more,
         "options": options.digest,
         "checkpoint": source.model_type,
         "weights": [[f.name, f.stat().st_size] for f in source.weight_files],
-        "rows": {name: _rows_digest(getattr(splits, name)) for name in ("train", "validation", "test")},
+        "rows": {name: rows_digest(getattr(splits, name)) for name in ("train", "validation", "test")},
     }
     note = work / "run.json"
     if note.is_file() and json.loads(note.read_text()) != about:
@@ -163,7 +186,8 @@ def _check_metric(metric: str, before: Mapping[str, float]) -> None:
         raise UsageError(f"there is no metric {metric!r}", hint=f"this task has {', '.join(before)}, loss")
 
 
-def _rows_digest(rows: Any) -> str:
+def rows_digest(rows: Samples) -> str:
+    """SHA-256 of all that rows say; of media that are inside, of their bytes."""
     sha = hashlib.sha256()
     for name in rows.fields:
         sha.update(json.dumps([name, rows.column(name)], sort_keys=True, default=_plain).encode())

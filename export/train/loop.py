@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, SchedulerType
 
-from edgemm.errors import UsageError
-from edgemm.export.train.data import Samples, Splits
+from edgemm.errors import InputError, UsageError
+from edgemm.export.train.data import Sample, Samples, Splits
 from edgemm.export.train.objectives.base import Lesson, Objective
 from edgemm.export.train.options import TrainOptions
 from edgemm.tasks.scoring import METRICS, Metric
@@ -49,14 +48,18 @@ def prepared(
         KeepBest(work / BEST, metric, greater=greater, patience=options.patience),
         model=lesson,
         args=arguments(options, work),
-        train_dataset=splits.train,
+        train_dataset=objective.units(splits.train),
         eval_dataset=splits.validation[: options.evaluate_limit],
-        data_collator=lambda rows: objective.batch(rows, training=lesson.training),
+        data_collator=lambda units: objective.batch(_rows(units), training=lesson.training),
         optimizer_cls_and_kwargs=optimizer(options),
         callbacks=[Tell(progress)],
     )
     loop.remove_callback(PrinterCallback)
     return loop
+
+
+def _rows(units: Sequence[Any]) -> list[Sample]:
+    return [row for unit in units for row in ([unit] if isinstance(unit, Sample) else unit)]
 
 
 def arguments(options: TrainOptions, work: Path) -> TrainingArguments:
@@ -222,7 +225,10 @@ class KeepBest(TrainerCallback, ExportableState):
         return {"args": args, "attributes": {"best": self.best, "waited": self.waited}}
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **more: Any) -> None:
-        value = metrics[f"eval_{self.metric}"]
+        value = metrics.get(f"eval_{self.metric}")
+        if value is None:
+            has = ", ".join(sorted(name.removeprefix("eval_") for name in metrics))
+            raise InputError(f"the validation rows give no {self.metric}, by which the best weights are kept: {has}")
         if (value > self.best) if self.greater else (value < self.best):
             self.best, self.waited = value, 0
             if state.is_world_process_zero:
@@ -253,7 +259,7 @@ class Tell(TrainerCallback):
     """Says how far the run is, with the last loss."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress, self._start = progress, time.perf_counter()
+        self._progress = progress
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **more: Any) -> None:
         loss = logs.get("loss")

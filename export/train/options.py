@@ -22,7 +22,8 @@ class TrainOptions:
     `save_every` are steps; 0 means once an epoch. `patience` is how many evaluations without a better `metric` are
     borne (0: all). `dropout` None leaves the checkpoint's. `freeze` and `unfreeze` are stages or patterns of
     parameters' names, in this order (see `edgemm.export.train.freezing`). `lora` is the rank of adapters (0: none),
-    which are merged in the end.
+    which are merged in the end. `tower_cache` is a directory where what frozen towers make of the media is kept, for
+    other runs too ("": beside the run, until its end).
     """
 
     epochs: float = 3.0
@@ -51,6 +52,7 @@ class TrainOptions:
     save_every: int = 0
     max_new_tokens: int = 64
     workers: int = 0
+    tower_cache: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:

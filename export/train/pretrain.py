@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgemm.errors import UsageError
+from edgemm.export.train.data import Splits
 from edgemm.export.train.finetune import TrainReport, finetune
 from edgemm.export.train.objectives.base import Objective
 from edgemm.export.train.objectives.frambicus import Frambicus
@@ -38,9 +39,10 @@ def pretrain(
     """
     chosen = lessons or Lessons()
 
-    def changed(objective: Objective) -> Objective:
+    def changed(objective: Objective, splits: Splits, work: Path) -> tuple[Objective, Splits]:
         if not isinstance(objective, Frambicus):
             raise UsageError("only a Frambicus is pretrained", hint="use edgemm finetune for other families")
-        return Pretraining(objective, chosen.weights, hidden=chosen.hidden)
+        return Pretraining(objective, chosen.weights, hidden=chosen.hidden), splits
 
-    return finetune(checkpoint, data, target, options=options, changed=changed, **more)
+    about = {"lessons": asdict(chosen)}
+    return finetune(checkpoint, data, target, options=options, changed=changed, about=about, **more)

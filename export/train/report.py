@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import shlex
@@ -13,22 +12,15 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgemm.page import document as document_of
+from edgemm.page import plot, table
+
 if TYPE_CHECKING:
     from edgemm.export.train.finetune import TrainReport
 
 FOLDER = "report"
 _LOSS = ("loss", "eval_loss")
 _NOT_METRICS = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
-_STYLE = """
-:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; width: 100%; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8884; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-img { width: 100%; height: auto; background: #fff; border-radius: 6px; }
-code { background: #8882; padding: .1rem .3rem; border-radius: 4px; overflow-wrap: anywhere; }
-.wrong { color: #c0392b; }
-"""
 
 
 def write_report(directory: Path, report: TrainReport) -> None:
@@ -96,23 +88,19 @@ def _draw(axis: Any, history: Sequence[Mapping[str, float]], names: Iterable[str
 
 def page(report: TrainReport, picture: bytes) -> str:
     """One page that needs nothing beside it."""
-    image = base64.b64encode(picture).decode()
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{escape(report.checkpoint.name)}</title><style>{_STYLE}</style></head><body>
-<h1>{escape(report.checkpoint.name)}</h1>
-<p><code>{escape(command())}</code></p>
-<p>{report.steps} steps over {report.rows["train"]} rows in {report.seconds:.0f} s, {report.examples_per_s:.1f} examples
-a second; {report.trained:,} of {report.parameters:,} weights were trained.</p>
-<h2>Before and after</h2>
-{_before_and_after(report)}
-{_labels(report)}
-<h2>Curves</h2>
-<img alt="Loss and metrics over the steps" src="data:image/png;base64,{image}">
-<h2>Examples of the test rows</h2>
-{_table(("shown", "expected", "said"), report.examples)}
-</body></html>
-"""
+    sections = {
+        "run": (
+            f"<p><code>{escape(command())}</code></p>\n"
+            f"<p>{report.steps} steps over {report.rows['train']} rows in {report.seconds:.0f} s, "
+            f"{report.examples_per_s:.1f} examples a second; {report.trained:,} of {report.parameters:,} weights were "
+            f"trained.</p>"
+        ),
+        "metrics": f"<h2>Before and after</h2>\n{_before_and_after(report)}",
+        "labels": _labels(report),
+        "curves": f"<h2>Curves</h2>\n{plot(picture, 'Loss and metrics over the steps')}",
+        "examples": f"<h2>Examples of the test rows</h2>\n{table(('shown', 'expected', 'said'), report.examples)}",
+    }
+    return document_of(report.checkpoint.name, {name: html for name, html in sections.items() if html})
 
 
 def _before_and_after(report: TrainReport) -> str:
@@ -122,18 +110,11 @@ def _before_and_after(report: TrainReport) -> str:
     rows = [
         (name, *(f"{found.get(name, float('nan')):.2f}" for found in columns.values())) for name in report.metrics_after
     ]
-    return _table((f"on {report.rows['test']} test rows", *columns), rows)
+    return table((f"on {report.rows['test']} test rows", *(f">{name}" for name in columns)), rows)
 
 
 def _labels(report: TrainReport) -> str:
     if report.labels is None:
         return ""
-    scores = {**report.labels.labels, "plain mean": report.labels.macro, "weighted mean": report.labels.weighted}
-    rows = [(n, f"{s.precision:.1f}", f"{s.recall:.1f}", f"{s.f1:.1f}", str(s.support)) for n, s in scores.items()]
-    return f"<h2>By label</h2>\n{_table(('label', 'precision %', 'recall %', 'F1 %', 'rows'), rows)}"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    heads = ("label", ">precision %", ">recall %", ">F1 %", ">rows")
+    return f"<h2>By label</h2>\n{table(heads, report.labels.rows)}"

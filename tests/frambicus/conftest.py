@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edgemm.export.frambicus import FrambicusForQuestionAnswering, processor_of
-from tests.frambicus.small import noise, opened, tiny
+from tests.frambicus.small import noise, tiny
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,8 +23,8 @@ def processor():
 
 @pytest.fixture(scope="session")
 def model():
-    """Gates open. Read only: tests that train make their own."""
-    return opened(tiny(FrambicusForQuestionAnswering))
+    """Read only: tests that train make their own."""
+    return tiny(FrambicusForQuestionAnswering)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ LABELS = ("cup", "dog", "boat")
 _SMALL = {
     "connector_config": {"latents": 6, "layers": 1, "inner": 64},
     "text_config": {"num_hidden_layers": 2, "intermediate_size": 96},
-    "detector_config": {"width": 48, "heads": 4, "inner": 64, "queries": 9},
+    "detector_config": {"width": 48, "heads": 4, "inner": 64, "decoder_layers": 2},
 }
 
 
@@ -42,11 +42,3 @@ def noise(count, seed=3):
         torch.from_numpy(coarse.clip(0, 255).astype(np.float32)).repeat_interleave(32, 2).repeat_interleave(32, 3)
     )
     return (pictures - 127) / 128
-
-
-def opened(model):
-    """The model with its gates open, as after training."""
-    with torch.no_grad():
-        for layer in model.text.layers:
-            layer.gate.fill_(0.7)
-    return model

@@ -7,7 +7,7 @@ from tests.frambicus.small import tiny
 
 
 def test_names_are_spelled_token_by_token(processor):
-    names = tiny(FrambicusModel).concepts.names
+    names = tiny(FrambicusModel).concepts.speller.names
     assert names.shape == (1000, 4)
     said = [processor.tokenizer.decode([i for i in names[row].tolist() if i >= 0]) for row in (1, 504, 967, 281)]
     assert said == ["goldfish", "coffee mug", "espresso", "tabby cat"]
@@ -34,6 +34,23 @@ def test_what_has_no_name_or_no_picture_is_masked(model, grids):
     with torch.no_grad():
         sight = model.see(grids=shown, frame_mask=torch.tensor([[1, 1, 1], [0, 0, 0]]))
     classes = model.concepts.best(sight.probabilities, sight.frame_mask)[0]
-    spelled = (model.concepts.names[classes[0]] >= 0).flatten()
+    spelled = (model.concepts.speller.names[classes[0]] >= 0).flatten()
     assert torch.equal(sight.concept_mask[0] == 1, spelled)
     assert not sight.concept_mask[1].any()
+
+
+def test_classes_go_by_the_names_that_are_dealt(model, grids):
+    concepts, where = model.concepts, model.connector.tokens.where(7, 7, grids[-1].device)
+    sight = model.see(grids=[grid[:2] for grid in grids])
+    own = torch.arange(1000).expand(2, -1)
+    plain = concepts(sight.probabilities, sight.frame_mask, where, model.table)
+    same = concepts(sight.probabilities, sight.frame_mask, where, model.table, own)
+    torch.testing.assert_close(plain, same)
+    torch.testing.assert_close(plain[0], sight.concepts)
+    classes, scores, cells = concepts.best(sight.probabilities, sight.frame_mask)
+    dealt = own.flip(1)
+    known = concepts.known(scores, cells, where)
+    spelled = concepts.speller(999 - classes, known, torch.ones_like(classes), model.table)
+    renamed = concepts(sight.probabilities, sight.frame_mask, where, model.table, dealt)
+    torch.testing.assert_close(renamed[0], spelled[0])
+    assert not torch.equal(renamed[0], plain[0])

@@ -17,7 +17,7 @@ from edgemm.export.frambicus.scenes import (
     write_scenes,
     write_spoken,
 )
-from edgemm.export.frambicus.scenes.photos import write_photos
+from edgemm.export.frambicus.scenes.photos import write_crops, write_photos
 from edgemm.processing.audio import load_audio
 from edgemm.processing.image import to_rgb
 from edgemm.processing.media import iter_video
@@ -59,6 +59,12 @@ def test_written_twice_is_written_the_same(written, assets, tmp_path):
     files = sorted(p.relative_to(written) for p in written.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
     assert all((written / f).read_bytes() == (again / f).read_bytes() for f in files)
+
+
+def test_many_hands_write_the_same(written, assets, tmp_path):
+    again = write_scenes(tmp_path, assets, CONFIG, {"train": 4, "test": 2}, workers=2)
+    files = [p.relative_to(written) for p in written.rglob("*") if p.is_file()]
+    assert all((written / name).read_bytes() == (again / name).read_bytes() for name in files)
 
 
 def test_clips_have_their_frames_and_times(assets, tmp_path):
@@ -118,3 +124,15 @@ def test_photographs_with_a_list(tmp_path):
         listed.write_text(wrong)
         with pytest.raises(InputError, match="line 1"):
             write_photos(tmp_path / "out", photos, listed)
+
+
+def test_pieces_of_photographs_have_nothing_to_find(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (90, 160, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "street.png"), photo)
+    written = write_crops(tmp_path / "crops", [tmp_path / "street.png"], CONFIG, each=3)
+    rows = _lines(written)
+    assert [row["objects"] for row in rows] == [{"bbox": [], "category": []}] * 3
+    assert {row["photo"] for row in rows} == {"street.png"}
+    pieces = [to_rgb(written / row["image"]) for row in rows]
+    assert all(piece.shape == (112, 112, 3) for piece in pieces)
+    assert not np.array_equal(pieces[0], pieces[1])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edgemm.export.frambicus import FrambicusForImageCaptioning
-from tests.frambicus.small import opened, tiny
+from tests.frambicus.small import tiny
 
 
 def _said(model, **given):
@@ -52,7 +52,7 @@ def test_beams_and_memory_of_before(model, grids, prompts):
 
 
 def test_without_a_prompt_the_task_speaks(grids):
-    model = opened(tiny(FrambicusForImageCaptioning))
+    model = tiny(FrambicusForImageCaptioning)
     said = _said(model, grids=grids)
     assert said[:, :2].tolist() == [[1, 32_000]] * 4
     with torch.no_grad():

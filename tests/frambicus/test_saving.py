@@ -1,5 +1,8 @@
 """One file of weights for every class; processor and tokenizer beside it."""
 
+import copy
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,8 @@ from transformers import AutoConfig, AutoModelForObjectDetection, AutoProcessor,
 from edgemm.errors import CheckpointError, InputError
 from edgemm.export import frambicus
 from edgemm.export.frambicus import FrambicusForImageCaptioning, FrambicusModel, FrambicusTokenizer, locate
-from tests.frambicus.small import noise, opened, tiny
+from edgemm.export.frambicus.building import save_without_towers
+from tests.frambicus.small import noise, tiny
 
 CLASSES = [getattr(frambicus, name) for name in frambicus.__all__ if name.startswith("FrambicusFor")]
 IDS = torch.tensor([[1, 278, 32000]])
@@ -18,7 +22,7 @@ IDS = torch.tensor([[1, 278, 32000]])
 def saved(tmp_path_factory, processor):
     """A checkpoint that the captioning class wrote, and that class."""
     path = tmp_path_factory.mktemp("frambicus")
-    model = opened(tiny(FrambicusForImageCaptioning))
+    model = tiny(FrambicusForImageCaptioning)
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return path, model
@@ -45,6 +49,24 @@ def test_a_round_trip_says_the_same(saved, tmp_path):
         again = FrambicusForImageCaptioning.from_pretrained(tmp_path)
         torch.testing.assert_close(again(input_ids=IDS, pixel_values=pixels).logits, want, atol=1e-5, rtol=1e-5)
     assert again.config.detector_config.id2label == {0: "cup", 1: "dog", 2: "boat"}
+
+
+def test_a_checkpoint_can_leave_its_towers_where_they_are(saved, tmp_path):
+    _, model = saved
+    towers = os.path.relpath(locate.towers(), tmp_path)
+    save_without_towers(model, tmp_path, towers)
+    assert (tmp_path / "model.safetensors").stat().st_size < 12e6
+    loaded, info = FrambicusForImageCaptioning.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert loaded.config.towers is None
+    for name, value in loaded.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], atol=2e-3, rtol=1e-3)
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        moved.vision.classifier.bias += 1
+    with pytest.raises(CheckpointError, match=r"vision\.classifier\.bias and 0 more"):
+        save_without_towers(moved, tmp_path, towers)
 
 
 def test_auto_classes_know_it(saved):

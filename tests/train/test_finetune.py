@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,14 +171,17 @@ def test_the_command_line(pictures, tmp_path, capsys):
     assert "exists" in capsys.readouterr().err
 
 
-def test_two_processes_train_one_model(pictures, tmp_path):
-    tool = Path(sys.executable).with_name("accelerate")
-    command = [tool, "launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
-    command += ["--dynamo_backend=no", "--num_cpu_threads_per_process=1", "-m", "edgemm.cli.app", "finetune"]
-    command += [checkpoint("vit"), "--data", pictures, "-o", tmp_path / "two", "--steps", "4", "--batch", "2", "--json"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    # One of them speaks.
-    assert json.loads(done.stdout)["steps"] == 4
-    assert (tmp_path / "two" / "model.safetensors").is_file()
-    assert not (tmp_path / "two.training").exists()
+def test_efficientnet_lite0_gets_other_labels_under_its_published_names(pictures, tmp_path):
+    options = TrainOptions(steps=24, batch=6, learning_rate=1e-3, evaluate_every=24)
+    report = finetune(checkpoint("efficientnet"), pictures, tmp_path / "tuned", options=options, test=pictures)
+    trained = [row["loss"] for row in report.history if "loss" in row]
+    assert np.mean(trained[-5:]) < 0.8 * np.mean(trained[:3])
+    before, after = weights(checkpoint("efficientnet")), weights(tmp_path / "tuned")
+    assert after.keys() == {n for n in before if not n.endswith("num_batches_tracked")}
+    assert after["_fc.weight"].shape[0] == 3
+    bundle = export(tmp_path / "tuned", tmp_path / "bundle")
+    assert json.loads((bundle.bundle / "host" / "labels.json").read_text()) == ["blue", "green", "red"]
+    # Trained on with the same labels, the head stays.
+    again = {"learning_rate": 0.0, "weight_decay": 0.0, "steps": 1, "batch": 4}
+    finetune(tmp_path / "tuned", pictures, tmp_path / "again", options=TrainOptions(**again))
+    assert (weights(tmp_path / "again")["_fc.weight"] == after["_fc.weight"]).all()

@@ -6,11 +6,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from edgemm.cli.app import invoke
 from edgemm.errors import UsageError
+from edgemm.export.checkpoint import find_checkpoint
 from edgemm.export.frambicus import FrambicusForQuestionAnswering, processor_of
+from edgemm.export.train.data import load
 from edgemm.export.train.finetune import finetune
+from edgemm.export.train.objectives import frambicus as frambicus_objective
+from edgemm.export.train.objectives import registry
 from edgemm.export.train.objectives.pretraining import OBJECTIVES
 from edgemm.export.train.options import TrainOptions
 from edgemm.export.train.pretrain import Lessons, pretrain
@@ -56,10 +61,6 @@ def test_every_task_is_learned_at_once(untrained, rows, tmp_path):
 
 
 def test_kept_grids_change_nothing(untrained, rows, tmp_path):
-    from edgemm.export.checkpoint import find_checkpoint
-    from edgemm.export.train.data import load
-    from edgemm.export.train.objectives import registry
-
     source, splits = find_checkpoint(untrained), load(rows)
     objective = registry.find(source, None).load(source, splits, TrainOptions())
     bare = objective.batch(splits.train[:4], training=False)
@@ -67,9 +68,76 @@ def test_kept_grids_change_nothing(untrained, rows, tmp_path):
     for _ in range(2):
         kept = objective.batch(splits.train[:4], training=False)
         for one, other in zip(bare["parts"], kept["parts"], strict=True):
-            pairs = zip(one["inputs"]["grids"], other["inputs"]["grids"], strict=True)
+            pairs = zip(one["senses"]["grids"], other["senses"]["grids"], strict=True)
             assert all((a == b).all() for a, b in pairs)
-    assert list((tmp_path / "kept").glob("*.npz"))
+    assert list((tmp_path / "kept").glob("*/*.npz"))
+
+
+@pytest.fixture(scope="module")
+def objective(untrained, rows):
+    source = find_checkpoint(untrained)
+    return registry.find(source, None).load(source, load(rows), TrainOptions())
+
+
+def test_rows_of_a_picture_stand_together(objective, rows):
+    units = objective.units(load(rows).train)
+    named = [{sample.values.get("image") or sample.values.get("video") for sample in unit} for unit in units]
+    assert all(len(names) == 1 for names in named)
+    assert len({name for names in named for name in names}) == len(units) < len(load(rows).train)
+
+
+def test_sharing_a_picture_changes_no_loss(objective, rows):
+    samples = [s for s in load(rows).train if s.has("image")][:4]
+    model = objective.model.eval()
+    with torch.no_grad():
+        together = objective.compute(model, objective.batch(samples, training=False))
+        alone = [objective.batch([s], training=False) for s in samples]
+        losses = [objective.compute(model, batch) for batch in alone]
+    weights = [sum(objective.weight_of(part) for part in batch["parts"]) for batch in alone]
+    assert len(samples) == 4
+    by_rows = sum(loss * n for loss, n in zip(losses, weights, strict=True)) / sum(weights)
+    # A task's loss is a mean over its labels, not over its rows: captions of one length make both the same.
+    torch.testing.assert_close(together, by_rows, atol=0.2, rtol=0.1)
+
+
+def test_padding_to_shapes_that_repeat_changes_no_loss(objective, rows, monkeypatch):
+    samples = [s for s in load(rows).train if s.has("image")][:5]
+    model = objective.model.eval()
+
+    def loss(size):
+        monkeypatch.setattr(frambicus_objective, "_ROUND", size)
+        batch = objective.batch(samples, training=False)
+        with torch.no_grad():
+            return objective.compute(model, batch), [a["inputs"] for p in batch["parts"] for a in p["asked"]]
+
+    (rounded, padded), (plain, bare) = loss(8), loss(1)
+    torch.testing.assert_close(rounded, plain, atol=1e-5, rtol=1e-5)
+    sizes = [tuple(inputs["input_ids"].shape) for inputs in padded if "input_ids" in inputs]
+    assert all(size % 8 == 0 for shape in sizes for size in shape)
+    assert sizes != [tuple(inputs["input_ids"].shape) for inputs in bare if "input_ids" in inputs]
+
+
+def test_a_picture_is_named_by_what_lies_in_the_memory(untrained, rows, tmp_path):
+    lines = [json.loads(line) for line in (rows / "metadata.jsonl").read_text().splitlines()]
+    shown = [absolute(rows, {"image": row["image"]}) for row in lines if row.get("objects")]
+    data = data_sets.write_rows(tmp_path / "named", [row | {"task": "name"} for row in shown])
+    test = data_sets.write_rows(tmp_path / "told", [row | {"text": "a cup"} for row in shown])
+    options = TrainOptions(steps=20, batch=2, learning_rate=2e-3, max_new_tokens=4)
+    report = finetune(untrained, data, tmp_path / "tuned", options=options, validation=test)
+    losses = [row["loss"] for row in report.history if "loss" in row]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_pictures_and_texts_find_each_other(untrained, rows, tmp_path):
+    lines = [json.loads(line) for line in (rows / "metadata.jsonl").read_text().splitlines()]
+    told = [absolute(rows, row) for row in lines if row.get("text") and row.get("image")]
+    pairs = [{"image": row["image"], "text": row["text"], "task": "recommend"} for row in told]
+    data = data_sets.write_rows(tmp_path / "pairs", pairs)
+    options = TrainOptions(steps=16, batch=6, learning_rate=2e-3, evaluate_every=16)
+    report = finetune(untrained, data, tmp_path / "tuned", options=options, validation=data, test=data)
+    losses = [row["loss"] for row in report.history if "loss" in row]
+    assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:3])
+    assert "recall@10" in report.metrics_after
 
 
 def pretrained(untrained, rows, place, weights):
@@ -103,3 +171,38 @@ def test_only_a_frambicus_is_pretrained(rows, tmp_path, capsys):
     argv = ["pretrain", str(checkpoint("vit")), "--data", str(data), "-o", str(tmp_path / "o")]
     assert invoke([*argv, "--objective", "caption=0.5"]) == 2
     assert "only a Frambicus" in capsys.readouterr().err
+
+
+def test_a_head_is_shown_where_words_stand(objective, rows):
+    samples = [s for s in load(rows).train if s.has("image", "question")][:3]
+    batch = objective.batch(samples, training=True)
+    (part,), model = batch["parts"], objective.model.eval()
+    (asked,) = part["asked"]
+    with torch.no_grad():
+        sight = model.see(**part["senses"])
+        spelled = torch.nn.functional.pad(sight.spelled, (sight.visual.shape[1], 2), value=-100)
+        memory = model.remember(sight, None)
+        assert spelled.shape == memory.mask.shape
+        assert memory.mask[:, -1].all()
+        # one place says what the question says: a head that looks there, or at the end for all else, loses nothing
+        ids = asked["inputs"]["input_ids"]
+        spelled[:, 5] = ids[asked["rows"].argsort(stable=True)[:3], 1]
+        cross = model.text.layers[1].cross
+        with frambicus_objective._Watched(cross) as watched:
+            model.speak(ids, memory, asked["inputs"]["attention_mask"], rows=asked["rows"])
+        own = spelled[asked["rows"]]
+        all_of = torch.ones_like(ids, dtype=torch.bool)
+        loss = watched.loss(ids, own, all_of)
+        seen = []
+        keep = cross.register_forward_hook(lambda m, a, k, o: seen.append(a[0]), with_kwargs=True)
+        model.speak(ids, memory, asked["inputs"]["attention_mask"], rows=asked["rows"])
+        keep.remove()
+        width = cross.q_proj.out_features // cross.heads
+        query, key = cross.q_proj(seen[0])[..., :width], cross.k_proj(memory.states)[asked["rows"]][..., :width]
+        bias = torch.where(memory.mask[asked["rows"]] != 0, 0.0, -1e30)[:, None]
+        weights = (query @ key.transpose(1, 2) / width**0.5 + bias).softmax(-1)
+        there = ids[:, :, None] == own[:, None]
+        lost = ~there.any(-1)
+        there[..., -1] |= lost
+        surprise = -(weights * there).sum(-1).log()
+    torch.testing.assert_close(loss, surprise[lost].mean() + surprise[~lost].mean(), atol=1e-4, rtol=1e-4)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import wave
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from fractions import Fraction
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +29,27 @@ from edgemm.processing.audio import Samples
 METADATA = "metadata.jsonl"
 CONFIG = "scenes.json"
 Row = dict[str, Any]
+Make = Callable[[str, Path, int], list[Row]]
+_AT_ONCE = 64  # examples a worker makes before it asks for more
 
 
-def write_scenes(out: Path | str, assets: Assets, config: ScenesConfig, counts: Mapping[str, int]) -> Path:
+def write_scenes(
+    out: Path | str, assets: Assets, config: ScenesConfig, counts: Mapping[str, int], workers: int = 1
+) -> Path:
     """Composed pictures: a row with `text` and `objects` for each, and a row for each question about it.
 
-    `counts` is how many pictures each split has. Files that are there are replaced. Raises UsageError for a split that
-    there is not, StorageError where a picture cannot be written.
+    `counts` is how many pictures each split has; as many `workers` make them side by side, and the files are the same
+    with any number. Files that are there are replaced. Raises UsageError for a split that there is not, StorageError
+    where a picture cannot be written.
     """
-    return _write(out, config, counts, lambda split, i, folder: _pictured(config, assets, split, i, folder))
+    return _write(out, config, counts, partial(_pictured, config, assets), workers)
 
 
-def write_clips(out: Path | str, assets: Assets, config: ScenesConfig, counts: Mapping[str, int]) -> Path:
-    """Motion clips: a row with `video`, `text` and when it happens. Raises as `write_scenes`."""
-    return _write(out, config, counts, lambda split, i, folder: [_filmed(config, assets, split, i, folder)])
+def write_clips(
+    out: Path | str, assets: Assets, config: ScenesConfig, counts: Mapping[str, int], workers: int = 1
+) -> Path:
+    """Motion clips: a row with `video`, `text` and when it happens. As `write_scenes`."""
+    return _write(out, config, counts, partial(_filmed, config, assets), workers)
 
 
 def write_catalogue(out: Path | str, assets: Assets, config: ScenesConfig, splits: Iterable[str] = ("unseen",)) -> Path:
@@ -47,11 +57,11 @@ def write_catalogue(out: Path | str, assets: Assets, config: ScenesConfig, split
     pools = {split: [s for group in assets.pool(config, split).values() for s in group] for split in splits}
     counts = {split: len(sprites) for split, sprites in pools.items()}
 
-    def row(split: str, i: int, folder: Path) -> list[Row]:
+    def row(split: str, folder: Path, i: int) -> list[Row]:
         sprite, rng = pools[split][i], config.rng(split, "catalogue", i)
         picture = background(config, assets, split, rng)
         drop(sprite, config.area[1], config, rng).paint(picture)
-        name = _save_picture(folder, f"item-{sprite.code}", picture, config)
+        name = save_picture(folder, f"item-{sprite.code}", picture, config)
         said = dict.fromkeys((sprite.noun, *sprite.tags))
         return [{"image": name, "text": ", ".join(said), "item": sprite.code, "task": "recommend"}]
 
@@ -78,13 +88,18 @@ def write_spoken(out: Path | str, data: Path | str, config: ScenesConfig, *, lim
     return target
 
 
-def _write(out: Path | str, config: ScenesConfig, counts: Mapping[str, int], make: Any) -> Path:
+def _write(out: Path | str, config: ScenesConfig, counts: Mapping[str, int], make: Make, workers: int = 1) -> Path:
     root = Path(out)
     for split, count in counts.items():
         config.rng(split, "", 0)
         folder = root / split
         folder.mkdir(parents=True, exist_ok=True)
-        _save_rows(folder, (row for i in range(count) for row in make(split, i, folder)))
+        one = partial(make, split, folder)
+        if workers == 1:
+            _save_rows(folder, (row for i in range(count) for row in one(i)))
+            continue
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            _save_rows(folder, (row for rows in pool.map(one, range(count), chunksize=_AT_ONCE) for row in rows))
     described = asdict(config) | {"sha256": config.sha256, "counts": dict(counts)}
     (root / CONFIG).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
     return root
@@ -97,12 +112,12 @@ def _save_rows(folder: Path, rows: Iterable[Row]) -> None:
     partial.replace(folder / METADATA)
 
 
-def _pictured(config: ScenesConfig, assets: Assets, split: str, index: int, folder: Path) -> Iterator[Row]:
+def _pictured(config: ScenesConfig, assets: Assets, split: str, folder: Path, index: int) -> list[Row]:
     scene = compose(config, assets, split, index)
-    name = _save_picture(folder, f"scene-{index:06d}", scene.picture, config)
-    yield {"image": name, "text": caption(scene), "objects": objects(scene.things), "task": "caption"}
-    for asked in questions(scene, config.rng(split, "questions", index)):
-        yield {"image": name, **asdict(asked), "task": "answer"}
+    name = save_picture(folder, f"scene-{index:06d}", scene.picture, config)
+    shown = {"image": name, "text": caption(scene), "objects": objects(scene.things), "task": "caption"}
+    asked = questions(scene, config.rng(split, "questions", index))
+    return [shown, *({"image": name, **asdict(a), "task": "answer"} for a in asked)]
 
 
 def objects(things: Iterable[Thing]) -> dict[str, Any]:
@@ -112,11 +127,11 @@ def objects(things: Iterable[Thing]) -> dict[str, Any]:
     return {"bbox": [list(box) for box in boxes], "category": [t.noun for t in found]}
 
 
-def _filmed(config: ScenesConfig, assets: Assets, split: str, index: int, folder: Path) -> Row:
+def _filmed(config: ScenesConfig, assets: Assets, split: str, folder: Path, index: int) -> list[Row]:
     clip = film(config, assets, split, index)
     name = f"clip-{index:06d}.mp4"
     _save_video(folder / name, clip)
-    return {
+    row = {
         "video": name,
         "text": clip.text,
         "frame_times_s": list(clip.times_s),
@@ -125,9 +140,11 @@ def _filmed(config: ScenesConfig, assets: Assets, split: str, index: int, folder
         "happening": clip.happening,
         "task": "describe",
     }
+    return [row]
 
 
-def _save_picture(folder: Path, stem: str, picture: Rgb, config: ScenesConfig) -> str:
+def save_picture(folder: Path, stem: str, picture: Rgb, config: ScenesConfig) -> str:
+    """Write uint8 [h, w, 3] RGB as JPEG; returns the file's name. Raises StorageError where it cannot be written."""
     import cv2
 
     name = f"{stem}.jpg"

@@ -1,4 +1,4 @@
-"""Real photographs with a list of what is in them, as a data set: for evaluation, and never composed."""
+"""Real photographs as data sets: with a list of what is in them, for evaluation, and in pieces, for training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.errors import InputError
-from edgemm.export.frambicus.scenes.dataset import METADATA
+from edgemm.export.frambicus.scenes.config import ScenesConfig
+from edgemm.export.frambicus.scenes.dataset import METADATA, save_picture
 from edgemm.processing.image import to_rgb
 
 
@@ -48,3 +49,28 @@ def _row(line: str, where: str, source: Path, target: Path) -> dict[str, Any]:
 
 def _text(things: Sequence[Sequence[str]]) -> str:
     return ", ".join(synonyms[0] for synonyms in things)
+
+
+def write_crops(out: Path | str, photos: Sequence[Path], config: ScenesConfig, each: int, split: str = "train") -> Path:
+    """Squares cut at random out of real photographs, `each` of every one: rows {`image`, `objects` (none), `photo`}.
+
+    No sprite is in them: they teach the detector what is nothing, and are named by what the vision tower sees.
+    """
+    import cv2
+
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for path in photos:
+        picture = to_rgb(path)
+        for i in range(each):
+            rng = config.rng(split, f"crop {path.name}", i)
+            side = int(min(picture.shape[:2]) * rng.uniform(0.5, 1.0))
+            top, left = (int(rng.integers(edge - side + 1)) for edge in picture.shape[:2])
+            cut = picture[top : top + side, left : left + side][:, :: rng.choice((1, -1))]
+            name = save_picture(
+                target, f"{path.stem}-{i}", cv2.resize(cut, (config.size_px,) * 2, interpolation=cv2.INTER_AREA), config
+            )
+            rows.append({"image": name, "objects": {"bbox": [], "category": []}, "photo": path.name})
+    (target / METADATA).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return target

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,34 +14,39 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgemm.errors import CheckpointError
+from edgemm.errors import CheckpointError, UsageError
 from edgemm.export import families
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.loading import quieten
 from edgemm.export.model_plan import Example, ModelPlan, Original
+from edgemm.export.precision.aware import NOTE
 from edgemm.export.precision.calibration import RATE_HZ
 from edgemm.export.train.augment import Augment
-from edgemm.export.train.data import Sample, Splits
+from edgemm.export.train.data import Sample, Samples, Splits
 from edgemm.export.train.freezing import set_dropout
 from edgemm.export.train.options import TrainOptions
+from edgemm.processing.text import Tokenizer
 from edgemm.tasks.class_report import ClassReport
 
 Batch = dict[str, Any]
 Feeds = dict[str, torch.Tensor]
 IGNORED = -100  # what torch's cross entropy leaves out
-_NOT_COPIED = ("*.safetensors", "*.bin", "*.index.json", "config.json", "report", "*.md", "*.onnx")
+_NOT_COPIED = ("*.safetensors", "*.bin", "*.index.json", "config.json", "report", "*.md", "*.onnx", NOTE)
 
 
 class Objective(ABC):
     """A model, what its family says of it, and what a row means to it.
 
     Rows become inputs as they do on a device: by the host functions that the family names (`edgemm.processing`), which
-    equal transformers' processors. `metric` is what a run is steered by.
+    equal transformers' processors. `metric` is what a run is steered by. With `logits` a student can learn from a
+    teacher's. `helpers` are trained with the model and not written with it.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
+    logits: ClassVar[bool] = True
     metric: str
     teacher: Any = None
+    helpers: nn.Module | None = None
 
     def __init__(self, checkpoint: Checkpoint, plan: ModelPlan, options: TrainOptions) -> None:
         if plan.original is None:
@@ -54,28 +60,49 @@ class Objective(ABC):
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, splits: Splits, options: TrainOptions) -> Objective:
-        """The objective of a checkpoint. Raises CheckpointError where it cannot be loaded."""
+        """The objective of a checkpoint that learns `splits`. Raises CheckpointError where it cannot be loaded."""
+        return cls.as_it_is(checkpoint, options)
+
+    @classmethod
+    def as_it_is(cls, checkpoint: Checkpoint, options: TrainOptions) -> Objective:
+        """The objective of a checkpoint that has learned: a teacher. Raises as `load` does."""
         quieten()
         return cls(checkpoint, families.find(checkpoint.model_type).plan(checkpoint), options)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's, for families that read or write texts."""
+        text = self.plan.processing.text
+        assert text is not None
+        return Tokenizer(self.checkpoint.path / "tokenizer.json", text)
 
     def prepare(self, place: Path) -> None:
         """Given a directory that stays until the run is finished."""
         return
+
+    def units(self, rows: Samples) -> Sequence[Any]:
+        """What a batch counts: rows, or groups of rows that are cheaper together."""
+        return rows
 
     @abstractmethod
     def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
         """What `compute` takes for rows, as tensors and lists and dicts of them."""
 
     def compute(self, model: Any, batch: Batch) -> torch.Tensor:
-        """The loss of a batch: the mean over the labels of all its parts, which the model is called with one by one.
+        """The loss of a batch: the weighted mean over its parts, which the model is called with one by one."""
+        weights = [self.weight_of(part) for part in batch["parts"]]
+        losses = [self.loss_of(model, part) * n for part, n in zip(batch["parts"], weights, strict=True)]
+        return torch.stack(losses).sum() / sum(weights)
+
+    def weight_of(self, part: Batch) -> int:
+        """How much a part of a batch counts: by its labels."""
+        return max(1, int((part["labels"] != IGNORED).sum()))
+
+    def loss_of(self, model: Any, part: Batch) -> torch.Tensor:
+        """The loss of one part of a batch.
 
         With label smoothing (Szegedy et al., arXiv 1512.00567) it is made from the logits, else it is the model's own.
         """
-        sizes = [max(1, int((part["labels"] != IGNORED).sum())) for part in batch["parts"]]
-        losses = [self._loss(model, part) * n for part, n in zip(batch["parts"], sizes, strict=True)]
-        return torch.stack(losses).sum() / sum(sizes)
-
-    def _loss(self, model: Any, part: Batch) -> torch.Tensor:
         outputs = model(**part)
         if not self.options.label_smoothing:
             loss: torch.Tensor = outputs.loss
@@ -106,6 +133,13 @@ class Objective(ABC):
     @abstractmethod
     def judge(self, expected: Sequence[Any], said: Sequence[Any]) -> dict[str, float]:
         """The metrics by name, `metric` among them."""
+
+    def told(self, sample: Sample, said: Any) -> dict[str, Any]:
+        """The fields of a row whose target is what was said to it. Raises UsageError where no field holds that."""
+        raise UsageError(
+            f"what a {self.checkpoint.model_type} says is no field of a row",
+            hint="a teacher transcribes, answers, captions, classifies or detects",
+        )
 
     def report(self, expected: Sequence[Any], said: Sequence[Any]) -> ClassReport | None:
         """How well each label was found, where there are labels."""
@@ -154,6 +188,7 @@ class Lesson(nn.Module):
     def __init__(self, objective: Objective, model: Any) -> None:
         super().__init__()
         self.model, self._objective = model, objective
+        self.helpers = objective.helpers
 
     def forward(self, **batch: Any) -> Batch:
         """`batch` is what the objective's `batch` made."""

@@ -4,43 +4,33 @@ checkpoint's own class has them."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgemm.errors import InputError
-from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.model_plan import Example
-from edgemm.export.train.data import Sample, Splits
-from edgemm.export.train.objectives.base import Batch, Objective, to, together
-from edgemm.export.train.objectives.labels import names_in, with_labels
-from edgemm.export.train.options import TrainOptions
+from edgemm.export.train.data import Sample
+from edgemm.export.train.objectives.base import Batch, to, together
+from edgemm.export.train.objectives.named import Named
 from edgemm.tasks.boxes import Box, mean_average_precision
 
 _LEAST_PX = 1.0
 _MOST = 100  # objects of a picture that count
+_SURE = 0.5  # the least score of a box that is a label
 
 
-class Boxes(Objective):
+class Boxes(Named):
     """DETR, RT-DETR, D-FINE, YOLOS: `objects` {bbox xywh in pixels, category}; a new head for other categories."""
 
     fields = ("objects",)
     metric = "map50"
+    logits = False
 
-    @classmethod
-    def load(cls, checkpoint: Checkpoint, splits: Splits, options: TrainOptions) -> Objective:
-        made = super().load(checkpoint, splits, options)
-        names = names_in(splits, "objects", lambda objects: objects["category"])
-        if not set(names) <= set(map(str, made.model.config.label2id)):
-            made.model = with_labels(made.model, checkpoint, names)
-        return made
-
-    @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {str(name): int(i) for name, i in self.model.config.label2id.items()}
+    @staticmethod
+    def names_of(value: Any) -> list[Any]:
+        return list(value["category"])
 
     def _seen(self, sample: Sample, *, training: bool) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """The picture, and the corners of its objects [N, 4] in pixels."""
@@ -53,7 +43,7 @@ class Boxes(Objective):
     ) -> dict[str, torch.Tensor]:
         """Classes, and boxes as centres and sizes in shares of the picture."""
         height, width = image.shape[:2]
-        ids = np.array([self._id(name, sample) for name in sample.get("objects")["category"]], np.int64)
+        ids = np.array([self.id_of(name, sample) for name in sample.get("objects")["category"]], np.int64)
         sizes = corners[:, 2:] - corners[:, :2]
         kept = (sizes > _LEAST_PX).all(1)
         centred = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, sizes], 1)[kept]
@@ -61,11 +51,6 @@ class Boxes(Objective):
             "class_labels": torch.from_numpy(ids[kept]),
             "boxes": torch.from_numpy((centred / [width, height, width, height]).astype(np.float32)),
         }
-
-    def _id(self, name: Any, sample: Sample) -> int:
-        if str(name) not in self._ids:
-            raise InputError(f"{sample.where}: no training row has an object {name!r}", hint="move such a row there")
-        return self._ids[str(name)]
 
     def _inputs(self, image: NDArray[np.uint8]) -> Batch:
         assert self.plan.feeds is not None
@@ -82,10 +67,12 @@ class Boxes(Objective):
         shares = [labels] if len(joined) == 1 else [[one] for one in labels]
         return {"parts": [{**part, "labels": own} for part, own in zip(joined, shares, strict=True)]}
 
-    def compute(self, model: Any, batch: Batch) -> torch.Tensor:
-        sizes = [len(part["labels"]) for part in batch["parts"]]
-        losses = [model(**part).loss * n for part, n in zip(batch["parts"], sizes, strict=True)]
-        return torch.stack(losses).sum() / sum(sizes)
+    def weight_of(self, part: Batch) -> int:
+        return len(part["labels"])
+
+    def loss_of(self, model: Any, part: Batch) -> torch.Tensor:
+        loss: torch.Tensor = model(**part).loss
+        return loss
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[list[Box]]:
         said = []
@@ -99,7 +86,7 @@ class Boxes(Objective):
         """Every query's likeliest class, the best first."""
         softmax = self.plan.processing.functions.get("detect") == "softmax"
         scores, classes = (logits.softmax(-1)[:, :-1] if softmax else logits.sigmoid()).max(-1)
-        names = {i: name for name, i in self._ids.items()}
+        names = {i: name for name, i in self.ids.items()}
         height, width = shape[:2]
         corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
         corners *= [width, height, width, height]
@@ -110,6 +97,14 @@ class Boxes(Objective):
         objects = sample.get("objects")
         pairs = zip(objects["category"], objects["bbox"], strict=True)
         return [Box(str(name), (x, y, x + w, y + h)) for name, (x, y, w, h) in pairs]
+
+    def told(self, sample: Sample, said: Any) -> dict[str, Any]:
+        """Boxes that are more likely right than not."""
+        sure = [box for box in said if box.score >= _SURE]
+        corners = [box.box_px for box in sure]
+        shapes = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in corners]
+        scores = [round(box.score, 4) for box in sure]
+        return {"objects": {"bbox": shapes, "category": [box.label for box in sure], "score": scores}}
 
     def judge(self, expected: Sequence[Any], said: Sequence[Any]) -> dict[str, float]:
         return dict(mean_average_precision(expected, said))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +10,6 @@ import torch
 from edgemm.export.train.data import Sample
 from edgemm.export.train.objectives.base import Batch, to, together
 from edgemm.export.train.objectives.chat import Texts
-from edgemm.processing.text import Tokenizer
 
 _ALIGNED = ("labels", "input_ids", "attention_mask", "decoder_input_ids")
 _TASK = "<CAPTION>"
@@ -21,13 +19,6 @@ class PictureToText(Texts):
     """VisionEncoderDecoder: the decoder is taught the text and its end, from the picture alone."""
 
     fields: ClassVar[tuple[str, ...]] = ("text",)
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The checkpoint's, without special tokens."""
-        text = self.plan.processing.text
-        assert text is not None
-        return Tokenizer(self.checkpoint.path / "tokenizer.json", text)
 
     def labels(self, text: str) -> list[int]:
         """The text's tokens and the end."""

@@ -43,6 +43,10 @@ class Texts(Objective):
     def expected(self, sample: Sample) -> list[str]:
         return sample.texts("answer" if sample.has("answer") else "text")
 
+    def told(self, sample: Sample, said: Any) -> dict[str, Any]:
+        asked = sample.has("answer") or (sample.has("question") and not sample.has("text"))
+        return {"answer" if asked else "text": said}
+
     def judge(self, expected: Sequence[list[str]], said: Sequence[str]) -> dict[str, float]:
         found = measured("answer" if self.answers else "caption", expected, said)
         if not self.answers:

@@ -1,9 +1,8 @@
-"""Learning from a teacher: its whole distribution at a temperature (Hinton et al., arXiv 1503.02531)."""
+"""Learning from a teacher: its distribution at a temperature (Hinton et al., arXiv 1503.02531), and its states."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,29 +11,44 @@ from torch import nn
 from edgemm.errors import UsageError
 from edgemm.export.train.data import Sample
 from edgemm.export.train.objectives.base import IGNORED, Batch, Objective
-from edgemm.tasks.class_report import ClassReport
+from edgemm.export.train.objectives.features import Features
+from edgemm.export.train.objectives.wrapped import Wrapped
 
 
-class Distilled(Objective):
+class Distilled(Wrapped):
     """An objective whose model also learns what `teacher` makes of the same inputs.
 
-    `hard` is the share of the labels' own loss. The two may differ in depth and width, not in what they say.
+    `hard` is the share of the labels' own loss; the distance of `features` is added with their weight. The two may
+    differ in depth and width, not in what they say.
     """
 
-    def __init__(self, own: Objective, teacher: Any, *, temperature: float = 2.0, hard: float = 0.5) -> None:
-        if type(own).compute is not Objective.compute:
-            raise UsageError(f"a {own.plan.model_type} gives no logits to learn from", hint="use edgemm finetune")
-        super().__init__(own.checkpoint, own.plan, own.options)
-        self.own, self.model, self.metric = own, own.model, own.metric
+    def __init__(
+        self,
+        own: Objective,
+        teacher: Any,
+        *,
+        temperature: float = 2.0,
+        hard: float = 0.5,
+        features: Features | None = None,
+        feature_weight: float = 1.0,
+    ) -> None:
+        if not own.logits:
+            kind = own.checkpoint.model_type
+            raise UsageError(f"a {kind} gives no logits to learn from", hint="use edgemm finetune")
+        super().__init__(own)
         self.temperature, self.hard = temperature, hard
         self.teacher = teacher.eval().requires_grad_(False)
+        self.helpers, self.feature_weight = features, feature_weight
 
-    def compute(self, model: Any, batch: Batch) -> torch.Tensor:
-        sizes = [max(1, int((part["labels"] != IGNORED).sum())) for part in batch["parts"]]
-        losses = [self._both(model, part) * n for part, n in zip(batch["parts"], sizes, strict=True)]
-        return torch.stack(losses).sum() / sum(sizes)
+    def loss_of(self, model: Any, part: Batch) -> torch.Tensor:
+        features = self.helpers
+        if not isinstance(features, Features):
+            return self._loss_of_logits(model, part)
+        with features.watching() as seen:
+            loss = self._loss_of_logits(model, part)
+        return loss + self.feature_weight * features(seen, part)
 
-    def _both(self, model: Any, part: Batch) -> torch.Tensor:
+    def _loss_of_logits(self, model: Any, part: Batch) -> torch.Tensor:
         outputs = model(**part)
         with torch.no_grad():
             theirs = self.teacher.to(outputs.logits.device)(**part).logits
@@ -56,26 +70,19 @@ class Distilled(Objective):
         counted = labels != IGNORED
         return own[counted], theirs[counted]
 
-    def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
-        return self.own.batch(samples, training=training)
+
+class Echo(Wrapped):
+    """An objective whose rows have a teacher's words (Kim and Rush, arXiv 1606.07947): of any family and tokenizer.
+
+    `theirs` is the teacher's own objective; it speaks for the teacher where the two are compared.
+    """
+
+    def __init__(self, own: Objective, theirs: Objective) -> None:
+        super().__init__(own)
+        self.theirs, self.teacher = theirs, theirs.model
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[Any]:
-        return self.own.say(model, samples)
-
-    def expected(self, sample: Sample) -> Any:
-        return self.own.expected(sample)
-
-    def judge(self, expected: Sequence[Any], said: Sequence[Any]) -> dict[str, float]:
-        return self.own.judge(expected, said)
-
-    def report(self, expected: Sequence[Any], said: Sequence[Any]) -> ClassReport | None:
-        return self.own.report(expected, said)
-
-    def show(self, value: Any) -> str:
-        return self.own.show(value)
-
-    def save(self, model: Any, directory: Path) -> None:
-        self.own.save(model, directory)
+        return (self.theirs if model is self.teacher else self.own).say(model, samples)
 
 
 def soft_loss(own: torch.Tensor, theirs: torch.Tensor, temperature: float) -> torch.Tensor:

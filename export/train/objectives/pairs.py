@@ -23,6 +23,7 @@ class Pairs(Objective):
     """Rows of two things; `sides` gives the inputs of both, `embed` their places."""
 
     metric = "recall@1"
+    logits = False
 
     def left(self, sample: Sample, *, training: bool) -> Any:
         """What the first side is embedded from."""

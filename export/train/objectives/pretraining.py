@@ -44,16 +44,16 @@ class Pretraining(Frambicus):
     def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
         told = [s for s in samples if s.has("text")] if set(self.weights) & set(OF_TEXTS) else []
         untold = [s for s in samples if s not in told] if OF_PICTURES in self.weights else []
-        parts = [self._part(rows, training=training) for rows in (told, untold) if rows]
+        parts = [self._joint(rows, training=training) for rows in (told, untold) if rows]
         if not parts:
             raise InputError(f"{samples[0].where} teaches nothing", hint="these objectives need rows with a text")
         return {"parts": parts}
 
-    def _part(self, samples: Sequence[Sample], *, training: bool) -> Batch:
+    def _joint(self, samples: Sequence[Sample], *, training: bool) -> Batch:
         """The inputs of every objective that these rows can teach."""
         from edgemm.export.frambicus.pretraining import random_cells
 
-        inputs: Batch = self._senses(samples, training=training)
+        inputs: Batch = self._seen(samples, training=training)
         # What is judged is hidden alike every time.
         generator = None if training else torch.Generator().manual_seed(self.options.seed)
         if OF_PICTURES in self.weights:
@@ -81,9 +81,12 @@ class Pretraining(Frambicus):
             made["masked_labels"] = captions["input_ids"].masked_fill(~chosen, IGNORED)
         return made
 
-    def compute(self, model: Any, batch: Batch) -> torch.Tensor:
-        losses = [model(**part["inputs"]).loss * part["rows"] for part in batch["parts"]]
-        return torch.stack(losses).sum() / sum(part["rows"] for part in batch["parts"])
+    def weight_of(self, part: Batch) -> int:
+        return int(part["rows"])
+
+    def loss_of(self, model: Any, part: Batch) -> torch.Tensor:
+        loss: torch.Tensor = model(**part["inputs"]).loss
+        return loss
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[dict[str, float]]:
         """The losses of the batch that a row is judged in."""

@@ -21,7 +21,16 @@ OBJECTIVES: dict[str, dict[str, str]] = {
     "caption": dict.fromkeys(_CHATS, "chat:Chat")
     | {"florence2": "captions:Florence", "blip": "captions:Blip", "vision-encoder-decoder": "captions:PictureToText"},
     "classify": dict.fromkeys(
-        ("audio-spectrogram-transformer", "convnext", "dinov2", "efficientnet", "videomae", "vit"), "labels:Labels"
+        (
+            "audio-spectrogram-transformer",
+            "convnext",
+            "dinov2",
+            "efficientnet",
+            "efficientnet-lite0",
+            "videomae",
+            "vit",
+        ),
+        "labels:Labels",
     ),
     "detect": dict.fromkeys(("d_fine", "detr", "rt_detr", "rt_detr_v2", "yolos"), "boxes:Boxes"),
     "embed": dict.fromkeys(("clap", "clip", "siglip", "siglip2"), "pairs:DualEncoder") | {"bert": "pairs:TextPairs"},
@@ -32,6 +41,8 @@ FRAMBICUS = "frambicus"
 """The project's own model, trained for all its tasks at once by what the rows have."""
 
 SAME = {"describe": "answer", "recommend": "embed"}
+EVENTS = {"transcribe": "transcript", "answer": "answer", "caption": "caption"}
+"""Task → the events of a recording that teach it."""
 
 
 def tasks_of(model_type: str) -> tuple[str, ...]:
@@ -39,6 +50,12 @@ def tasks_of(model_type: str) -> tuple[str, ...]:
     if model_type == FRAMBICUS:
         return ("answer", "caption", "describe", "detect")
     return tuple(task for task, known in OBJECTIVES.items() if model_type in known)
+
+
+def events_for(model_type: str, task: str | None) -> tuple[str, ...]:
+    """What of a recording teaches a family: for a task, or for all that it can be trained for."""
+    wanted = (SAME.get(task, task),) if task else tasks_of(model_type)
+    return tuple(EVENTS[name] for name in wanted if name in EVENTS)
 
 
 def find(checkpoint: Checkpoint, task: str | None) -> type[Objective]:

@@ -13,7 +13,6 @@ from edgemm.export.model_plan import ModelPlan
 from edgemm.export.train.data import Sample
 from edgemm.export.train.objectives.base import Batch, Objective, to, together
 from edgemm.export.train.options import TrainOptions
-from edgemm.processing.text import Tokenizer
 from edgemm.tasks.metrics import wer
 
 
@@ -23,6 +22,9 @@ class _Speech(Objective):
 
     def expected(self, sample: Sample) -> str:
         return sample.texts()[0]
+
+    def told(self, sample: Sample, said: Any) -> dict[str, Any]:
+        return {"text": said}
 
     def judge(self, expected: Sequence[str], said: Sequence[str]) -> dict[str, float]:
         return {"wer": wer(expected, said)}
@@ -49,12 +51,6 @@ class SpeechToText(_Speech):
             self.model.config.pad_token_id = plan.tokens.eos[0] if plan.tokens else 0
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        text = self.plan.processing.text
-        assert text is not None
-        return Tokenizer(self.checkpoint.path / "tokenizer.json", text)
-
-    @cached_property
     def _prefix(self) -> list[int]:
         """What stands between the start token and the words: language and task, where the model knows several."""
         settings = self.model.generation_config
@@ -68,14 +64,14 @@ class SpeechToText(_Speech):
     def labels(self, text: str) -> list[int]:
         tokens = self.plan.tokens
         assert tokens is not None
-        return [*self._prefix, *self._tokenizer.encode(text, specials=False), tokens.eos[0]]
+        return [*self._prefix, *self.tokenizer.encode(text, specials=False), tokens.eos[0]]
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[str]:
         said = []
         for sample in samples:
             feeds = to(model.device, self.feeds(sample, training=False))
             ids = model.generate(**feeds, max_new_tokens=self.options.max_new_tokens, do_sample=False)[0].tolist()
-            said.append(self._tokenizer.decode(ids).strip())
+            said.append(self.tokenizer.decode(ids).strip())
         return said
 
 
