@@ -18,6 +18,7 @@ from edgemm.bundle.spec import (
     GenerationSpec,
     ImageSpec,
     MaskSpec,
+    MemorySpec,
     RegionsSpec,
     SimilaritySpec,
     TextSpec,
@@ -113,6 +114,7 @@ class Processing(_Part):
     mask: MaskSpec | None = None
     similarity: SimilaritySpec | None = None
     ctc: CtcSpec | None = None
+    memory: MemorySpec | None = None
     functions: dict[str, str] = {}
 
 
@@ -130,7 +132,10 @@ class Source(_Part):
 
 
 class ModelEntry(_Part):
-    """One model of the bundle: what it can do, its graphs by role, its host side."""
+    """One model of the bundle: what it can do, its graphs by role, its host side.
+
+    `labels` is the file of its labels, `task_labels` that of tasks which have others.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     source: Source
@@ -140,6 +145,7 @@ class ModelEntry(_Part):
     tokens: TokensSpec | None = None
     generation: GenerationSpec | None = None
     labels: RelativePath | None = None
+    task_labels: dict[str, RelativePath] = {}
     context: int = Field(default=0, ge=0, le=2**24)
 
 

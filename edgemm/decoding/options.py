@@ -64,7 +64,7 @@ class Generation:
         beams = self.beams or 1
         problems = [
             ((self.min_new_tokens or 0) > _or(self.max_new_tokens, 1 << 20), "min_new_tokens is above max_new_tokens"),
-            ("" in self.stop, "a stop string is empty"),
+            (not all(isinstance(stop, str) and stop for stop in self.stop), "a stop string is empty or no text"),
             (beams > 1 and self.draws, "beams contradict temperature, top_k and top_p"),
             (beams > 1 and self.schema is not None, "beams contradict a schema"),
         ]

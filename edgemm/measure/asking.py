@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgemm.errors import EdgemmError, InputError
-from edgemm.measure.predict import frames_of, to_ask
+from edgemm.measure.predict import clip_of, frames_of, to_ask
 from edgemm.processing.audio import load_audio
 from edgemm.processing.image import to_rgb
 from edgemm.processing.media import iter_video
@@ -41,7 +41,8 @@ def task_of(row: Row) -> str:
 
 
 def _answer_of(row: Row) -> str:
-    if row.question is None or not row.answers:
+    spoken = row.sound is not None or row.kind == "audio"
+    if not row.answers or (row.question is None and not spoken):
         has, lacks = ("an answer", "question") if row.question is None else ("a question", "answer")
         raise InputError(f"{row.where} has {has} and no {lacks}", hint=f'add "{lacks}"')
     return "answer"
@@ -51,10 +52,7 @@ def _writing_of(row: Row) -> str:
     if row.kind == "image":
         return "caption"
     if row.kind == "video":
-        raise InputError(
-            f"{row.where} has a text and a video: a picture was expected for a caption, audio for a transcript",
-            hint='name the file under "audio" if the text is what is said in it',
-        )
+        return "describe"
     if len(row.texts) > 1:
         raise InputError(f"{row.where} has {len(row.texts)} texts, one transcript was expected", hint="keep one")
     return "transcribe"
@@ -62,7 +60,7 @@ def _writing_of(row: Row) -> str:
 
 def expected_of(model: Model, row: Row, task: str) -> str | tuple[str, ...]:
     """What is right, as `scoring.measured` takes it. Raises InputError for a label that the model lacks."""
-    if task == "caption":
+    if task in ("caption", "describe"):
         return row.texts
     if task == "answer":
         return row.answers
@@ -145,10 +143,19 @@ def _caption(model: Model, row: Row) -> str:
     return model.caption(to_rgb(row.path)).text
 
 
+def _describe(model: Model, row: Row) -> str:
+    frames = clip_of(row.path)
+    return model.describe([image for image, _ in frames], [t_s for _, t_s in frames]).text
+
+
 def _answer(model: Model, row: Row) -> str:
     seen = [] if row.kind == "audio" else to_ask(frames_of(row.path, row.kind))
     sound = row.path if row.kind == "audio" else row.sound
-    return model.answer(seen, row.question or "", **({} if sound is None else _heard(sound))).text
+    if sound is None:
+        return model.answer(seen, row.question or "").text
+    # For a model that reads alone the sound is the question, whatever else says what is asked in it.
+    question = (row.question or "") if model.hears("answer") else ""
+    return model.answer(seen, question, **_heard(sound)).text
 
 
 _SAY: dict[str, Callable[[Model, Row], str]] = {
@@ -157,5 +164,6 @@ _SAY: dict[str, Callable[[Model, Row], str]] = {
     "detect": _detect,
     "transcribe": _transcribe,
     "caption": _caption,
+    "describe": _describe,
     "answer": _answer,
 }

@@ -195,7 +195,7 @@ def _step(graphs: Graphs, component: Component) -> Callable[[], object]:
     past = max(1, decoder.capacity // 2)
     by_name = {i.name: i for i in component.inputs}
     embeds = by_name["inputs_embeds"]
-    cross = {n: _array(i, lambda d: d.opt) for n, i in by_name.items() if n.startswith("cross.")}
+    cross = {n: _array(i, lambda d: d.opt) for n, i in by_name.items() if n.startswith("cross")}
     before = _array(embeds, lambda d: past if d.name == "new" else d.opt)
     decoder.prefill(before, cross=cross or None)
     one = _array(embeds, lambda d: 1 if d.name == "new" else d.opt)

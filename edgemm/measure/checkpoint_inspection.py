@@ -26,8 +26,11 @@ _GRAPHS = {
     "newline": ("vision_encoder",),
     "audio encoder": ("audio_encoder",),
     "text encoder": ("text_encoder",),
+    "connector": ("grid_encoder", "memory"),
+    "detector": ("grid_encoder",),
+    "speech decoder": ("decoder", "embed_tokens"),
 }
-_DECODES = ("decoder", "language model", "shared")
+_DECODES = ("decoder", "language model", "speech decoder", "shared")
 _BLOCKED = (*_DECODES, "text encoder")
 _PICTURES = ("vision encoder", "picture network", "video network")
 
@@ -107,12 +110,12 @@ def _parts_of(name: str, part: Checkpoint, family: FamilyFacts | None) -> list[C
     groups: dict[str, dict[str, Tensor]] = {modality: {} for modality in several}
     for path, tensor in _tensors(part).items():
         groups.setdefault(_modality(path, several) or ("shared" if several else "model"), {})[path] = tensor
-    if not groups:  # it comes as a graph, whose weights are inside
+    if not groups:  # it comes as a graph, whose weights are inside and never less than fp16
         size = sum(f.stat().st_size for f in part.weight_files)
-        as_is = dict.fromkeys(PRECISIONS, size)
+        sizes = {precision: size if precision == "fp32" else size // 2 for precision in PRECISIONS}
         return [
             ComponentInfo(
-                _named(name, "model"), name, "model", part.model_type, "fp32", 0, size, bytes_per_precision=as_is
+                _named(name, "model"), name, "model", part.model_type, "fp32", 0, size, bytes_per_precision=sizes
             )
         ]
     return [_component(name, part, family, role, group) for role, group in groups.items() if group]

@@ -37,6 +37,11 @@ class Example:
     question: str | None = None
     scores: Metrics | None = None
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All that would have been right."""
+        return (self.expected,) if isinstance(self.expected, str) else self.expected
+
 
 @dataclass(frozen=True)
 class Evaluation:

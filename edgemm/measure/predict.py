@@ -13,7 +13,7 @@ from edgemm.processing.audio import load_audio
 from edgemm.processing.image import to_rgb
 from edgemm.processing.media import iter_video, sniff
 from edgemm.processing.video import sample_indices
-from edgemm.results import Answer, Caption, DetectedObject, Label, Transcript
+from edgemm.results import Answer, Caption, Description, DetectedObject, Label, Transcript
 
 if TYPE_CHECKING:
     from edgemm.model import Model
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 TASKS_OF = {
     "image": ("classify", "detect", "caption", "answer"),
     "audio": ("transcribe",),
-    "video": ("classify", "detect", "transcribe", "answer"),
+    "video": ("classify", "detect", "transcribe", "describe", "answer"),
 }
-WRITES = ("transcribe", "caption", "answer")
+WRITES = ("transcribe", "caption", "describe", "answer")
 SAMPLE_EVERY_S = 1.0
 ANSWER_FRAMES = 4
+CLIP_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Prediction:
     transcript: Transcript | None = None
     caption: Caption | None = None
     answer: Answer | None = None
+    description: Description | None = None
 
 
 def predict(
@@ -87,6 +89,7 @@ def predict(
         raise InputError(f"{', '.join(tasks)} takes no words", hint="leave --words out")
     done: dict[str, Any] = {}
     frames = frames_of(path, kind) if {"classify", "detect", "answer", "caption"} & set(tasks) else []
+    clip = clip_of(path) if "describe" in tasks else []
     if "classify" in tasks:
         done["labels"] = tuple(_labels(model, image, t_s, top) for image, t_s in frames)
     if "detect" in tasks:
@@ -97,6 +100,9 @@ def predict(
         done["transcript"] = _transcript(model, path, required=required, words=words, how=heard)
     if "caption" in tasks:
         done["caption"] = model.caption(frames[0][0], generation=generation)
+    if "describe" in tasks:
+        images, times_s = [image for image, _ in clip], [t_s for _, t_s in clip]
+        done["description"] = model.describe(images, times_s, generation=generation)
     if "answer" in tasks:
         done["answer"] = model.answer(to_ask(frames), question or "", generation=generation)
     return Prediction(file=str(path), kind=kind, **done)
@@ -134,6 +140,12 @@ def frames_of(path: Path, kind: str) -> list[tuple[Any, float]]:
         if not frames or frame.t_s - frames[-1][1] >= SAMPLE_EVERY_S - 1e-3:
             frames.append((frame.image, frame.t_s))
     return frames
+
+
+def clip_of(path: Path) -> list[tuple[Any, float]]:
+    """`CLIP_FRAMES` frames of a video, evenly over it, each with its time in seconds."""
+    frames = [(frame.image, frame.t_s) for frame in iter_video(path)]
+    return [frames[index] for index in sample_indices(len(frames), CLIP_FRAMES)]
 
 
 def to_ask(frames: Sequence[tuple[Any, float]]) -> list[Any]:

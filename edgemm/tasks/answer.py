@@ -56,10 +56,10 @@ class Answerer:
         on_text: OnText = None,
     ) -> Answer:
         """Answer a question about one picture, a list of pictures, a sound, or none of them (`[]`)."""
+        sound = None if audio is None else self._mono(audio, sample_rate_hz)
         if not question.strip():
             raise InputError("the question is empty")
         images = [] if frames is None else list(frames) if isinstance(frames, (list, tuple)) else [frames]
-        sound = None if audio is None else self._mono(audio, sample_rate_hz)
         return self.chat([user(question, images, sound)], generation=generation, on_text=on_text)
 
     def chat(

@@ -66,10 +66,10 @@ class Captioner:
         on_text: OnText = None,
     ) -> Answer:
         """Answer a question about one picture. Raises InputError for another number of pictures, and for sound."""
-        if not question.strip():
-            raise InputError("the question is empty")
         if audio is not None:
             raise InputError("this model sees and does not hear", hint="give a picture and words only")
+        if not question.strip():
+            raise InputError("the question is empty")
         images = list(frames) if isinstance(frames, (list, tuple)) else [frames]
         if len(images) != 1:
             raise InputError(f"{self._graphs.entry.name} answers about one picture, not {len(images)}")

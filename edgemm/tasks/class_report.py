@@ -27,6 +27,12 @@ class ClassReport:
     macro: LabelScores
     weighted: LabelScores
 
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """A table of them: label, precision, recall, F1, examples."""
+        scores = {**self.labels, "plain mean": self.macro, "weighted mean": self.weighted}
+        return [(n, f"{s.precision:.1f}", f"{s.recall:.1f}", f"{s.f1:.1f}", str(s.support)) for n, s in scores.items()]
+
 
 def class_report(references: Sequence[str], hypotheses: Sequence[str]) -> ClassReport:
     """The report of labels that were meant and said, one of each an example. Without examples all means are 0."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,11 +24,11 @@ class Classifier:
     def __init__(self, graphs: Graphs) -> None:
         self._graphs = graphs
         processing = graphs.entry.processing
-        if (processing.image is None and processing.audio is None) or graphs.entry.labels is None:
-            raise BundleError(f"{graphs.entry.name} lacks its image or audio processing or its labels")
+        if processing.image is None and processing.audio is None:
+            raise BundleError(f"{graphs.entry.name} lacks its image or audio processing")
         self._image, self._audio, self._video = processing.image, processing.audio, processing.video
         self._sigmoid = processing.functions.get("scores") == "sigmoid"
-        self.names: tuple[str, ...] = tuple(json.loads(graphs.bundle.file(graphs.entry.labels).read_text()))
+        self.names = graphs.labels("classify")
 
     def __call__(
         self,

@@ -36,13 +36,11 @@ class Conversation:
             raise TaskUnavailable("this model answers single questions and holds no conversation", hint="use answer")
         self._answerer, self._lock = answerer, lock
         self._decoder: Decoder | None = answerer.new_decoder()
-        self._first: tuple[Message, ...] = ()
-        if system:
-            self._first = ({"role": "system", "content": [{"type": "text", "text": system}]},)
+        self._first = _instructions(system)
         self._turns: list[tuple[Message, Message]] = []
         self._read: list[Hashable] = []  # what stands at each position of the state
         self._seen: dict[bytes, Features] = {}
-        self._prefilled = 0
+        self._prefilled = self._prompt_tokens = 0
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -53,6 +51,19 @@ class Conversation:
     def prefilled(self) -> int:
         """How many tokens the last turn had to read before its answer; the others were in the state."""
         return self._prefilled
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens stood before the last answer."""
+        return self._prompt_tokens
+
+    def restore(self, turns: Sequence[tuple[str, Any, str]], system: str = "") -> None:
+        """Take up a conversation that was: its turns, oldest first, as words, pictures and the model's answer.
+
+        What the decoder has read is not read again as far as both conversations begin alike.
+        """
+        self._first = _instructions(system)
+        self._turns = [(user(text, _pictures(images)), _said(words)) for text, images, words in turns]
 
     def say(
         self,
@@ -73,13 +84,12 @@ class Conversation:
             raise InputError("the question is empty")
         how = chosen(generation, options)
         start = time.perf_counter()
-        pictures = [to_rgb(i) for i in (images if isinstance(images, (list, tuple)) else [images])]
-        asked = user(text, pictures)
+        asked = user(text, _pictures(images))
         with self._lock:
             prompt = make_prompt([*self.messages, asked], self._answerer.context)
             out = self._generate(prompt, how, on_text)
             words = self._answerer.writer.text(out, how)
-            self._turns.append((asked, {"role": "assistant", "content": [{"type": "text", "text": words}]}))
+            self._turns.append((asked, _said(words)))
         return Answer(
             text=words,
             tokens=tuple(out.tokens),
@@ -138,7 +148,7 @@ class Conversation:
         embeds, deep = answerer.embeds(prompt, features, keep)
         rest = prompt.inputs.behind(keep)
         logits = decoder.prefill(embeds, positions=rest.positions, extras={**rest.extras, **deep})[0, -1]
-        self._read, self._prefilled = stands, len(prompt.ids) - keep
+        self._read, self._prefilled, self._prompt_tokens = stands, len(prompt.ids) - keep, len(prompt.ids)
         return answerer.language(decoder, prompt, embeds), logits
 
     def _kept(self, prompt: Prompt, stands: Sequence[Hashable]) -> int:
@@ -156,3 +166,15 @@ class Conversation:
         if self._decoder is None:
             raise InputError("the conversation is closed", hint="begin a new one with model.chat()")
         return self._decoder
+
+
+def _instructions(system: str) -> tuple[Message, ...]:
+    return ({"role": "system", "content": [{"type": "text", "text": system}]},) if system else ()
+
+
+def _said(words: str) -> Message:
+    return {"role": "assistant", "content": [{"type": "text", "text": words}]}
+
+
+def _pictures(images: Any) -> list[Any]:
+    return [to_rgb(image) for image in (images if isinstance(images, (list, tuple)) else [images])]

@@ -6,9 +6,8 @@ suppressed afterwards.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,11 +32,11 @@ class SoftmaxDetector:
     def __init__(self, graphs: Graphs) -> None:
         self._graphs = graphs
         spec = graphs.entry.processing.image
-        if spec is None or graphs.entry.labels is None:
-            raise BundleError(f"{graphs.entry.name} lacks its image processing or its labels")
+        if spec is None:
+            raise BundleError(f"{graphs.entry.name} lacks its image processing")
         self._spec = spec
         self._dims = {name: graphs.dims_of("model", name) for name in graphs.inputs_of("model")}
-        self.names: tuple[str, ...] = tuple(json.loads(graphs.bundle.file(graphs.entry.labels).read_text()))
+        self.names = graphs.labels("detect")
 
     def __call__(self, image: Any, *, score_min: float = 0.5) -> Detections:
         """The objects of one picture whose score is above `score_min`, best first."""
@@ -47,6 +46,7 @@ class SoftmaxDetector:
         scores, classes, rows = self.scored(logits)
         kept = np.flatnonzero(scores > score_min)
         kept = kept[np.argsort(-scores[kept], kind="stable")]
+        kept = kept[self.distinct(scores[kept], classes[kept], boxes[rows[kept]])]
         corners = corners_px(boxes[rows[kept]], (picture.shape[0], picture.shape[1]))
         objects = tuple(
             DetectedObject(self.names[c], float(s), (float(b[0]), float(b[1]), float(b[2]), float(b[3])))
@@ -76,6 +76,10 @@ class SoftmaxDetector:
         """Every query with its best class."""
         found = self.probabilities(logits)[:, :-1]
         return found.max(-1), found.argmax(-1), np.arange(len(logits))
+
+    def distinct(self, scores: Floats, classes: NDArray[np.int64], boxes: Floats) -> Sequence[int]:
+        """Which of n finds, best first, are objects of their own: of a set prediction all."""
+        return range(len(scores))
 
     def warm_up(self) -> None:
         """Load the graph and run it once."""

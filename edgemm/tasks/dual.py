@@ -130,12 +130,20 @@ class DualEncoder:
         empty = [i for i, text in enumerate(texts) if not text.strip()]
         if empty:
             raise InputError(f"text {empty[0]} is empty")
-        ids = [self._tokenizer.encode(text.lower() if self.similarity.lower_case else text) for text in texts]
+        ids = [self._ids(text.lower() if self.similarity.lower_case else text) for text in texts]
         size = self._graphs.dims_of("text_encoder", "input_ids")[0]
         batches = [padded(ids[i : i + size], self.similarity) for i in range(0, len(ids), size)]
-        takes = self._graphs.inputs_of("text_encoder")
-        rows = [self._run("text_encoder", {k: v for k, v in batch.items() if k in takes}) for batch in batches]
+        takes, beside = self._graphs.inputs_of("text_encoder"), self._beside()
+        rows = [self._run("text_encoder", {k: v for k, v in batch.items() if k in takes} | beside) for batch in batches]
         return unit(np.concatenate(rows))
+
+    def _ids(self, text: str) -> list[int]:
+        assert self._tokenizer is not None
+        return self._tokenizer.encode(text)
+
+    def _beside(self) -> dict[str, Any]:
+        """What the text encoder takes beside texts."""
+        return {}
 
     def warm_up(self) -> None:
         """Load every graph and run it once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ class Graphs:
 
     `load_decoder` stands in for the runtime's own, where somebody wants to watch the decoder. `remark` is told in words
     what takes its time: a trial of runtimes, an engine that is built again. `rebuilds` has the latter, by component.
+    `shared` is where tasks of one model keep what they share.
     """
 
     bundle: Bundle
@@ -40,6 +42,7 @@ class Graphs:
     load_decoder: Callable[[Path, tuple[StatePort, ...], int, SessionOptions], Decoder] | None = None
     remark: Callable[[str], None] = lambda _: None
     rebuilds: dict[str, Rebuild] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
     _engines: dict[str, Path] = field(default_factory=dict)
     _sessions: dict[str, Session] = field(default_factory=dict)
     _decoder: Decoder | None = None
@@ -161,6 +164,13 @@ class Graphs:
     def _exact(self, component: Component) -> bool:
         return component.precision not in SMALL if self.options.exact is None else self.options.exact
 
+    def labels(self, task: str) -> tuple[str, ...]:
+        """The labels of a task; BundleError where the model has none."""
+        file = self.entry.task_labels.get(task, self.entry.labels)
+        if file is None:
+            raise BundleError(f"{self.entry.name} lacks its labels", hint="export it again")
+        return tuple(json.loads(self.bundle.file(file).read_text()))
+
     def embed(self) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """ids [B, S] → embeddings [B, S, hidden]."""
         session = self.session("embed_tokens")
@@ -202,6 +212,7 @@ class Graphs:
             if self._decoder is not None:
                 self._decoder.close()
             self._sessions, self._decoder = {}, None
+            self.shared.clear()
 
 
 def _opt_shapes(component: Component) -> Shapes:

@@ -12,18 +12,20 @@ from edgemm.errors import BundleError
 from edgemm.tasks.graphs import Graphs
 
 TASKS: dict[str, dict[str, str]] = {
-    "classify": {"tagger": "classify:Classifier", "zero_shot": "zero_shot:ZeroShot"},
-    "embed": {"dual": "dual:DualEncoder"},
-    "retrieve": {"dual": "dual:DualEncoder"},
-    "recommend": {"dual": "dual:DualEncoder"},
+    "classify": {"tagger": "classify:Classifier", "zero_shot": "zero_shot:ZeroShot", "grid": "memory:GridClassifier"},
+    "embed": {"dual": "dual:DualEncoder", "memory": "memory:MemoryEncoder"},
+    "retrieve": {"dual": "dual:DualEncoder", "memory": "memory:MemoryEncoder"},
+    "recommend": {"dual": "dual:DualEncoder", "memory": "memory:MemoryEncoder"},
     "detect": {
         "softmax": "detect:SoftmaxDetector",
         "sigmoid": "detect:SigmoidDetector",
         "encoder_decoder": "captioner:RegionDetector",
+        "grid": "memory:GridDetector",
     },
     "transcribe": {"encoder_decoder": "transcribe:Transcriber", "ctc": "transcribe_ctc:CtcTranscriber"},
-    "answer": {"chat": "answer:Answerer", "encoder_decoder": "captioner:Captioner"},
-    "caption": {"chat": "answer:Answerer", "encoder_decoder": "captioner:Captioner"},
+    "answer": {"chat": "answer:Answerer", "encoder_decoder": "captioner:Captioner", "memory": "memory:Narrator"},
+    "caption": {"chat": "answer:Answerer", "encoder_decoder": "captioner:Captioner", "memory": "memory:Narrator"},
+    "describe": {"memory": "memory:Narrator"},
 }
 
 

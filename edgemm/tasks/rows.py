@@ -86,7 +86,7 @@ def _media(data: Path, values: Values, where: str) -> tuple[Path, Kind, Path | N
     kind, path = next((x for x in found if x[0] != "audio"), found[0])
     if len(found) == 1:
         return path, kind, None
-    if (len(found), len(heard)) != (2, 1) or "question" not in values:
+    if (len(found), len(heard)) != (2, 1) or not {"question", "answer"} & values.keys():
         named = " and ".join(p.name for _, p in found)
         raise InputError(
             f"{where} names {named}: one file was expected",

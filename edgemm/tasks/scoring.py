@@ -32,6 +32,8 @@ METRICS: dict[str, Metric] = {
     "cider": Metric(),
     "bleu4": Metric(decides=False),
     "rouge_l": Metric(),  # decides too: of a single picture CIDEr is 0 whatever is said
+    "describe_cider": Metric(),
+    "describe_exact_match": Metric(decides=False),
     "exact_match": Metric(decides=False),
     "vqa_accuracy": Metric(),
 }
@@ -67,6 +69,10 @@ _MEASURES: dict[str, Callable[[Sequence[Any], Sequence[str]], dict[str, Scores]]
     "recommend": lambda expected, said: {n: Scores(v) for n, v in ranking_metrics(expected, said).items()},
     "detect": _boxes,
     "caption": _captions,
+    "describe": lambda expected, said: {
+        "describe_cider": _captions(expected, said)["cider"],
+        "describe_exact_match": exact_match(expected, said),
+    },
     "answer": lambda expected, said: {
         "exact_match": exact_match(expected, said),
         "vqa_accuracy": vqa_accuracy(expected, said),

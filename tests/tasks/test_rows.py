@@ -75,7 +75,6 @@ def test_texts_and_answers_are_kept(folder):
         ({"image": "a.png", "text": []}, r"text is \[\], a text or a list of texts"),
         ({"image": "a.png", "text": ["a", None]}, "a text or a list of texts"),
         ({"audio": "b.wav", "text": ["a", "b"]}, "has 2 texts, one transcript was expected"),
-        ({"video": "c.mp4", "text": "a cup"}, "a text and a video: a picture was expected for a caption"),
         ({"image": "a.png", "audio": "b.wav", "text": "a cup"}, r"names a\.png and b\.wav: one file was expected"),
         ({"image": "a.png", "video": "c.mp4", "question": "?", "answer": "x"}, "one file was expected"),
         ({"file_name": "notes.txt", "text": "a"}, "is a text file"),
