@@ -1,0 +1,1 @@
+"""The tasks of a bundle behind the addresses that OpenAI's clients call."""
