@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgemm.errors import EdgemmError
 from edgemm.live.clock import Clock
-from edgemm.live.frames import AudioBlock
+from edgemm.live.frames import AudioBlock, sixteen_bit
 from edgemm.live.ledger import Ledger
 from edgemm.live.pacing import Epoch
 from edgemm.live.sources.base import AudioReader, Reader, Sound, SourceKind, redact
@@ -119,7 +119,7 @@ class BlockCutter:
         gap_s = max(0.0, t_start_s - (self._end_s or 0.0)) if first else 0.0
         self._cut_samples += len(samples)
         self._end_s = t_start_s + BLOCK_S
-        return AudioBlock(self._source, samples, SAMPLE_RATE_HZ, t_start_s, gap_s)
+        return AudioBlock(self._source, sixteen_bit(samples), SAMPLE_RATE_HZ, t_start_s, gap_s)
 
 
 class AudioCapture:
@@ -170,7 +170,7 @@ class AudioCapture:
             finished=self._finish,
             on_status=on_status,
             probe=None if probe is None else lambda: probe(spec),
-            patience=patience,
+            patience=patience.for_people() if kind.waits else patience,
         )
 
     def start(self) -> None:
@@ -188,9 +188,7 @@ class AudioCapture:
                 self._changed.wait(left_s)
             block = self._blocks.popleft()
             self._changed.notify_all()
-        self.ledger.audio(len(block.samples) / block.sample_rate_hz)
-        if block.gap_s:
-            self.ledger.audio_gap()
+        self.ledger.block(len(block.samples) / block.sample_rate_hz, block.gap_s)
         return block
 
     @property

@@ -6,8 +6,9 @@ import itertools
 
 from edgemm.errors import EdgemmError
 from edgemm.live.clock import Clock
+from edgemm.live.emitter import Emitter
 from edgemm.live.frames import Frame
-from edgemm.live.ledger import Ledger
+from edgemm.live.ledger import DropReason, Ledger
 from edgemm.live.pacing import Epoch
 from edgemm.live.slot import Slot
 from edgemm.live.sources.base import (
@@ -17,8 +18,11 @@ from edgemm.live.sources.base import (
     VideoReader,
     Wish,
     decode_errors,
+    origin_of,
     redact,
 )
+from edgemm.live.sources.container import ContainerVideo
+from edgemm.live.sources.encoded import PacketTap
 from edgemm.live.sources.registry import find_kind, need_video
 from edgemm.live.supervisor import Patience, StatusCallback, Supervisor
 
@@ -49,7 +53,8 @@ class VideoCapture:
     A live source is drained as fast as it delivers. A file plays as a camera does, frame by frame
     at the epoch plus its media time, or, `as_fast_as_possible`, waits for the taker and loses
     nothing. Whoever takes a frame settles it once in `ledger` (`processed` or `drop`).
-    `error` is set where the source could never be opened.
+    `error` is set where the source could never be opened. A `recorder` is given the packets, where
+    the source has packets of its own, and what became of the frames that nobody took.
     """
 
     def __init__(
@@ -64,15 +69,18 @@ class VideoCapture:
         as_fast_as_possible: bool = False,
         wish: Wish | None = None,
         patience: Patience | None = None,
+        recorder: Emitter | None = None,
     ) -> None:
         self.name, self.spec, self.live = name, redact(spec), kind.live
         self.ledger = Ledger()
-        self._raw_spec, self._wish = spec, wish or Wish()
+        self._raw_spec, self._wish = kind.lasting_spec(spec), wish or Wish()
         self._clock, self._epoch = clock, epoch
         self._demand_paced = as_fast_as_possible and not kind.live
         self._slot: Slot[Frame] = Slot()
         self._ids = itertools.count()
         self._broken = 0
+        self._recorder = recorder
+        self._new_tap = None if recorder is None else PacketTap.maker(name, recorder.packet, clock.now_s)
         self._open = need_video(kind, spec)
         fps = self._wish.fps
         self._limit = RateLimit(fps) if fps and not kind.honours_fps else None
@@ -92,8 +100,8 @@ class VideoCapture:
             reconnected=self.ledger.reconnected,
             finished=self._finish,
             on_status=on_status,
-            probe=None if probe is None else lambda: probe(spec),
-            patience=patience,
+            probe=None if probe is None else lambda: probe(self._raw_spec),
+            patience=patience or (Patience().for_people() if kind.waits else None),
         )
 
     def start(self) -> None:
@@ -118,13 +126,17 @@ class VideoCapture:
         """Ends the capture. Never blocks longer than `timeout_s`, even with a hung reader."""
         self._supervisor.stopping.set()
         self._slot.close()
-        if self._slot.clear() is not None:
-            self.ledger.drop("stale")
+        waiting = self._slot.clear()
+        if waiting is not None:
+            self._drop(waiting, "stale")
         self._supervisor.stop(timeout_s)
 
     def _make_reader(self) -> VideoReader:
         self._broken = 0
-        return self._open(self._raw_spec, self._wish)
+        reader = self._open(self._raw_spec, self._wish)
+        if self._new_tap is not None and isinstance(reader, ContainerVideo):
+            reader.tap = self._new_tap()
+        return reader
 
     def _deliver(self, item: Picture, reader: Reader[Picture]) -> None:
         image, t_media_s = item
@@ -134,14 +146,19 @@ class VideoCapture:
         t_capture_s = self._clock.now_s()
         by_media = not self.live and t_media_s is not None
         due_by_s = t_media_s if by_media and t_media_s is not None else t_capture_s
-        frame = Frame(next(self._ids), self.name, image, t_capture_s, t_media_s)
-        if self._limit is not None and not self._limit.admits(due_by_s):
-            self.ledger.lost("paced")
-            return
+        frame = Frame(next(self._ids), self.name, image, t_capture_s, t_media_s, origin_of(reader))
         self.ledger.captured()
+        if self._limit is not None and not self._limit.admits(due_by_s):
+            self._drop(frame, "paced")
+            return
         left = self._slot.put_when_empty(frame) if self._demand_paced else self._slot.put(frame)
         if left is not None:
-            self.ledger.drop("stale" if left is frame else "superseded")
+            self._drop(left, "stale" if left is frame else "superseded")
+
+    def _drop(self, frame: Frame, reason: DropReason) -> None:
+        self.ledger.drop(reason)
+        if self._recorder is not None:
+            self._recorder.outcome(frame, reason)
 
     def _discard(self, item: Picture) -> None:
         """A picture of an abandoned attempt; after the stop nothing is captured any more."""
@@ -179,6 +196,7 @@ def open_video(
     as_fast_as_possible: bool = False,
     size_px: tuple[int, int] | None = None,
     fps: float | None = None,
+    recorder: Emitter | None = None,
 ) -> VideoCapture:
     """The capture of a source, not started yet.
 
@@ -195,4 +213,5 @@ def open_video(
         on_status=on_status,
         as_fast_as_possible=as_fast_as_possible,
         wish=Wish(size_px, fps),
+        recorder=recorder,
     )

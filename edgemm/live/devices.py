@@ -41,11 +41,13 @@ class CameraFormat:
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera: `spec` is what `--camera` takes; `formats` is empty where it cannot be asked."""
+    """A camera: `spec` is what `--camera` takes; `formats` is empty where it cannot be asked. `lasting`
+    is a spec that still means it when it is plugged in again (empty where udev gives none)."""
 
     spec: str
     name: str
     formats: tuple[CameraFormat, ...] = ()
+    lasting: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,14 @@ def list_cameras(sysfs: Path = SYSFS, dev: Path = Path("/dev")) -> tuple[Camera,
             continue
         captures, formats = _ask_camera(path)
         if captures:
-            cameras.append(Camera(str(path), name, formats))
+            cameras.append(Camera(str(path), name, formats, lasting_link(path, dev / "v4l")))
     return tuple(cameras)
+
+
+def lasting_link(device: Path, links: Path = Path("/dev/v4l")) -> str:
+    """The name that udev gives a camera by its make and serial number, else by its port; empty where there is none."""
+    named = (link for folder in ("by-id", "by-path") for link in sorted(links.glob(f"{folder}/*")))
+    return next((str(link) for link in named if link.resolve() == device), "")
 
 
 def list_microphones() -> tuple[Microphone, ...]:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from edgemm.live.clock import Clock
-from edgemm.live.events import RESULT_TYPES, ErrorEvent, Event
-from edgemm.live.frames import AudioBlock, Frame
+from edgemm.live.events import RESULT_TYPES, ErrorEvent, Event, SummaryEvent
+from edgemm.live.frames import AudioBlock, Frame, FrameOutcome, Look, Packet
 from edgemm.live.sinks.base import SinkQueue, as_edgemm_error
 from edgemm.live.stats import RunStats
 
@@ -24,7 +24,8 @@ class Emitter:
     queues in the order of their ids.
 
     With `wait` (as fast as possible: nothing is live) the caller waits for a full queue up to
-    `PATIENCE_S`; otherwise a full queue loses its oldest item and the caller never waits.
+    `PATIENCE_S`; otherwise a full queue loses its oldest item and the caller never waits. After
+    the `summary` nothing goes out: it is the last event.
     """
 
     def __init__(self, clock: Clock, stats: RunStats, *, wait: bool = False) -> None:
@@ -36,6 +37,7 @@ class Emitter:
         self._latest: dict[str, Event] = {}
         self._reported: dict[str, float] = {}
         self._next_id = 0
+        self._over = False
 
     def attach(self, name: str, queue: SinkQueue) -> None:
         """From now on `queue` receives everything it takes."""
@@ -46,6 +48,9 @@ class Emitter:
         """Stamps the event, hands it out and returns it as it went out."""
         with self._lock:
             stamped = replace(event, id=self._next_id, t_s=self._clock.now_s())
+            if self._over:
+                return stamped
+            self._over = isinstance(event, SummaryEvent)
             self._next_id += 1
             self._latest[stamped.type] = stamped
             for queue in self._queues.values():
@@ -73,6 +78,19 @@ class Emitter:
         """Hands a block of sound to the sinks that record sound."""
         self._hand_out(block)
 
+    def packet(self, packet: Packet) -> None:
+        """Hands a picture as its source encodes it to the sinks that record such."""
+        self._hand_out(packet)
+
+    def outcome(self, frame: Frame, outcome: str, look: Look | None = None) -> None:
+        """Tells the sinks that record packets what became of a frame."""
+        with self._lock:
+            wanted = any(queue.limits.packets for queue in self._queues.values())
+        if not wanted:
+            return
+        at = (frame.source, frame.id, frame.t_capture_s, frame.t_media_s, frame.origin)
+        self._hand_out(FrameOutcome(*at, outcome, look))
+
     def wants_frames(self) -> bool:
         """Whether any sink takes frames."""
         with self._lock:
@@ -88,7 +106,7 @@ class Emitter:
         with self._lock:
             return {name: queue.dropped for name, queue in self._queues.items() if queue.dropped}
 
-    def _hand_out(self, item: Frame | AudioBlock) -> None:
+    def _hand_out(self, item: Frame | AudioBlock | Packet | FrameOutcome) -> None:
         with self._lock:
             queues: Sequence[SinkQueue] = list(self._queues.values())
         for queue in queues:

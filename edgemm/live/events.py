@@ -110,8 +110,9 @@ class SpeechEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TranscriptEvent(Event):
-    """What was said from `t_start_s` to `t_end_s`. The first `stable_chars` characters will not
-    change; `latency_ms` is the end of the audio that it covers → emitted."""
+    """What was said from `t_start_s` to `t_end_s`. Later partials begin with the first `stable_chars` characters of
+    this one; the `final` is the decode of the whole utterance and may correct them, and nothing changes it.
+    `latency_ms` is the end of the audio that it covers → emitted."""
 
     type: ClassVar[str] = "transcript"
     utterance: int

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-DropReason = Literal["superseded", "stale", "gated", "paced", "paused", "decode_error", "reconnect"]
+DropReason = Literal["superseded", "stale", "gated", "unchanged", "paced", "paused", "decode_error", "reconnect"]
 DROP_REASONS: tuple[str, ...] = get_args(DropReason)
 
 
@@ -72,6 +72,12 @@ class Ledger:
         """Sound that was handed on."""
         with self._lock:
             self._audio_s += seconds
+
+    def block(self, seconds: float, gap_s: float) -> None:
+        """A block of sound that was handed on, and the gap before it where there is one."""
+        self.audio(seconds)
+        if gap_s:
+            self.audio_gap()
 
     def audio_gap(self) -> None:
         """One gap in the sound."""

@@ -1,14 +1,21 @@
 """The recording format: an MCAP file (https://mcap.dev/spec) with messages that Foxglove shows.
 
 * `/<source>` pictures: `foxglove.CompressedVideo` (H.264 or H.265, Annex B, one picture a
-  message) or `foxglove.CompressedImage` (JPEG); sound: `foxglove.RawAudio` (`pcm-s16`, mono);
-* `/events`: `edgemm.Event`, the object of `run --json`.
+  message) or `foxglove.CompressedImage` (JPEG, PNG); sound: `foxglove.RawAudio` (`pcm-s16`, mono);
+* `/events`: `edgemm.Event`, the object of `run --json`;
+* `/<source>/frames`, of a run: `edgemm.Frame`, what became of each captured frame.
+
+Messages of a run have more fields, which replay goes by: a packet its `packet` number, `part` (how often its source
+was opened), `key` and `low_delay`; a picture without packets its `frame` id; sound its exact `t_start_s` and `gap_s`.
+A frame names its `packet` (and the quarter `turns` after decoding), its exact times, the `outcome` ("processed" or why
+it was dropped), and, where something looked at it, `tasks`, `questions` and `t_s`.
 
 Messages are JSON (schemas as jsonschema) with base64 data; chunks are compressed with zstd, which
 takes base64's third back. `publish_time` is when the picture or the first sample was captured;
 `log_time` is the same but in decoding order. The metadata record `edgemm` has `start_ns`, the
-moment that is media time 0. A chunk is written to the disk at least every half second, so a kill
-loses less than a second; `read_messages` reads whatever is whole of a torn file.
+moment that is media time 0, and of a run `wall_offset_s`. A chunk is written to the disk at least
+every half second, so a kill loses less than a second; `read_messages` reads whatever is whole of a
+torn file.
 """
 
 from __future__ import annotations
@@ -19,20 +26,21 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from edgemm.errors import SourceError, StorageError
-from edgemm.live.frames import AudioBlock, Frame
+from edgemm.live.frames import AudioBlock, Frame, FrameOutcome, Look, Packet
 
 FLUSH_EVERY_S = 0.5
 JPEG_QUALITY = 95
 MAX_RECORD_BYTES = 1 << 30
 VIDEO, IMAGE, AUDIO = "foxglove.CompressedVideo", "foxglove.CompressedImage", "foxglove.RawAudio"
-EVENT = "edgemm.Event"
+EVENT, FRAME = "edgemm.Event", "edgemm.Frame"
 PICTURES = (VIDEO, IMAGE)
 
 _TIME = {"type": "object", "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}}}
@@ -50,6 +58,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "number_of_channels": _INTEGER,
     },
     EVENT: {},
+    FRAME: {"frame": _INTEGER, "outcome": _STRING, "t_capture_s": {"type": "number"}},
 }
 
 
@@ -72,10 +81,10 @@ class McapRecorder:
 
     Raises StorageError where the file cannot be written (any more); what was written before
     stays readable, and a file that holds no picture and no sound goes. `wall_offset_s` is the
-    clock's; `start_s` is media time 0.
+    clock's; `start_s` is media time 0; `run` says that `write_outcome` will tell about every frame.
     """
 
-    def __init__(self, path: str | Path, *, wall_offset_s: float, start_s: float = 0.0) -> None:
+    def __init__(self, path: str | Path, *, wall_offset_s: float, start_s: float = 0.0, run: bool = False) -> None:
         from mcap.writer import CompressionType, Writer
 
         self.path = Path(path)
@@ -89,17 +98,41 @@ class McapRecorder:
         except OSError as error:
             raise self._storage_error(error) from error
         self._writer = Writer(self._file, compression=CompressionType.ZSTD)
-        self._guard(lambda: self._begin(start_s))
+        self._guard(lambda: self._begin(start_s, run))
 
-    def write_picture(self, source: str, data: bytes, codec: str, t_s: float, *, order_s: float | None = None) -> None:
-        """An encoded picture. `codec` is jpeg, h264 or h265; `order_s` its place in decoding
-        order where that is not the order of the times."""
-        body = {"frame_id": source, "data": base64.b64encode(data).decode(), "format": codec}
-        self._write(source, IMAGE if codec == "jpeg" else VIDEO, body, t_s, order_s)
+    def write_picture(
+        self, source: str, data: bytes, codec: str, t_s: float, *, order_s: float | None = None, **more: Any
+    ) -> None:
+        """An encoded picture. `codec` is jpeg, png, h264 or h265; `order_s` its place in decoding
+        order where that is not the order of the times; `more` are fields of a run's recording."""
+        body = {"frame_id": source, "data": base64.b64encode(data).decode(), "format": codec, **more}
+        self._write(source, IMAGE if codec in ("jpeg", "png") else VIDEO, body, t_s, order_s)
 
     def write_frame(self, frame: Frame) -> None:
-        """A picture that the source gave as pixels: as JPEG of quality 95."""
-        self.write_picture(frame.source, encode_jpeg(frame.image), "jpeg", frame.t_capture_s)
+        """A picture that the source gave as pixels: as it is (PNG) where something looked at it, else as JPEG of
+        quality 95."""
+        data, codec = (encode_png(frame.image), "png") if frame.look else (encode_jpeg(frame.image), "jpeg")
+        self.write_picture(frame.source, data, codec, frame.t_capture_s, frame=frame.id)
+
+    def write_packet(self, packet: Packet) -> None:
+        """A picture as its source encodes it."""
+        more = {"packet": packet.number, "part": packet.part, "key": packet.key, "low_delay": packet.low_delay}
+        self.write_picture(packet.source, packet.data, packet.codec, packet.t_s, order_s=packet.order_s, **more)
+
+    def write_outcome(self, outcome: FrameOutcome) -> None:
+        """What became of a frame."""
+        packet, turns = outcome.origin or (None, 0)
+        body: dict[str, Any] = {
+            "frame": outcome.frame,
+            "t_capture_s": outcome.t_capture_s,
+            "t_media_s": outcome.t_media_s,
+            "packet": packet,
+            "turns": turns,
+            "outcome": outcome.outcome,
+        }
+        if outcome.look is not None:
+            body |= asdict(outcome.look)
+        self._write(f"{outcome.source}/frames", FRAME, body, outcome.t_capture_s, None)
 
     def write_audio(self, block: AudioBlock) -> None:
         """A block of sound as 16 bit integers."""
@@ -109,6 +142,10 @@ class McapRecorder:
             "format": "pcm-s16",
             "sample_rate": block.sample_rate_hz,
             "number_of_channels": 1,
+            "t_start_s": block.t_start_s,
+            "gap_s": block.gap_s,
+            "muted": block.muted,
+            "split": block.split,
         }
         self._write(block.source, AUDIO, body, block.t_start_s, None)
 
@@ -128,7 +165,7 @@ class McapRecorder:
 
     def _write(self, source: str, schema: str, body: dict[str, Any], t_s: float, order_s: float | None) -> None:
         t_ns = self._to_ns(t_s)
-        if schema != EVENT:
+        if schema not in (EVENT, FRAME):
             stamp = {"sec": t_ns // 1_000_000_000, "nsec": t_ns % 1_000_000_000}
             body = {"timestamp": stamp, **body}
         data = json.dumps(body).encode()
@@ -150,10 +187,13 @@ class McapRecorder:
             self._channels[key] = self._writer.register_channel(topic, "json", number)
         return self._channels[key]
 
-    def _begin(self, start_s: float) -> None:
+    def _begin(self, start_s: float, run: bool) -> None:
         self._writer.start(profile="", library="edgemm")
         start_ns = self._to_ns(start_s)
-        self._writer.add_metadata("edgemm", {"format": "1", "start_ns": str(start_ns)})
+        about = {"format": "1", "start_ns": str(start_ns)}
+        if run:
+            about["wall_offset_s"] = repr(self._wall_offset_s)
+        self._writer.add_metadata("edgemm", about)
         self._file.flush()
 
     def _finish(self) -> None:
@@ -207,22 +247,66 @@ def encode_jpeg(image: Any) -> bytes:
     return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1])
 
 
+def encode_png(image: Any) -> bytes:
+    """PNG of uint8 [H, W, 3] RGB, lightly compressed: the bytes matter less than the time."""
+    import cv2
+
+    how = (
+        (cv2.IMWRITE_PNG_COMPRESSION, 1),
+        (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY),
+        (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+    )
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return bytes(cv2.imencode(".png", bgr, [value for pair in how for value in pair])[1])
+
+
+def outcome_of(message: Message) -> FrameOutcome:
+    """What an `edgemm.Frame` message says."""
+    body, source = message.body, message.topic.removeprefix("/").removesuffix("/frames")
+    look = None
+    if "tasks" in body:
+        look = Look(tuple(body["tasks"]), tuple((n, text) for n, text in body["questions"]), body["t_s"])
+    origin = None if body["packet"] is None else (body["packet"], body["turns"])
+    times_s = (body["t_capture_s"], body["t_media_s"])
+    return FrameOutcome(source, body["frame"], *times_s, origin, body["outcome"], look)
+
+
+def read_about(path: str | Path) -> dict[str, str]:
+    """The metadata record `edgemm` of a recording, which stands before the first message; empty where there is none.
+    Raises SourceError where the file is missing or no MCAP file."""
+    from mcap import records as kinds
+
+    with _opened(path) as stream:
+        for record in _whole_records(stream):
+            if isinstance(record, kinds.Metadata) and record.name == "edgemm":
+                return dict(record.metadata)
+            if isinstance(record, kinds.Message):
+                break
+    return {}
+
+
 def read_messages(path: str | Path, schemas: tuple[str, ...]) -> Iterator[Message]:
     """The messages of these schemas in the order in which they were written.
 
     A file that was torn by a kill or a full disk ends with its last whole chunk.
     Raises SourceError where the file is missing or no MCAP file.
     """
-    path = Path(path)
+    with _opened(path) as stream:
+        yield from _parse(_whole_records(stream), schemas)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[IO[bytes]]:
     try:
-        stream = path.open("rb")
+        with Path(path).open("rb") as stream:
+            if stream.read(8) != b"\x89MCAP0\r\n":
+                raise SourceError(f"{path} is not a recording", hint="expected an MCAP file")
+            stream.seek(0)
+            yield stream
+    except SourceError:  # it is an OSError too
+        raise
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    with stream:
-        if stream.read(8) != b"\x89MCAP0\r\n":
-            raise SourceError(f"{path} is not a recording", hint="expected an MCAP file")
-        stream.seek(0)
-        yield from _parse(_whole_records(stream), schemas)
 
 
 def _whole_records(stream: IO[bytes]) -> Iterator[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemm.live.speech import VoiceActivity
-from edgemm.results import Answer, Detections, Labels, Transcript
+from edgemm.results import Answer, Caption, Description, Detections, Labels, Transcript
 
 
 class LiveModel(Protocol):
@@ -26,6 +26,10 @@ class LiveModel(Protocol):
 
     def classify(self, image: NDArray[np.uint8], *, top: int = 5) -> Labels: ...
     def detect(self, image: NDArray[np.uint8], *, score_min: float = 0.5) -> Detections: ...
+    def caption(self, image: NDArray[np.uint8], *, max_new_tokens: int = 64) -> Caption: ...
+    def describe(
+        self, frames: Sequence[NDArray[np.uint8]], times_s: Sequence[float] | None = None, *, max_new_tokens: int = 64
+    ) -> Description: ...
     def transcribe(
         self, samples: NDArray[np.float32], *, sample_rate_hz: int = 16_000, language: str | None = None
     ) -> Transcript: ...

@@ -1,4 +1,4 @@
-"""The newest results drawn on a frame: labels, boxes, subtitles, an answer, the pace."""
+"""The newest results drawn on a frame: labels, boxes, a caption, subtitles, an answer, the pace."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgemm.live.events import (
     AnswerDeltaEvent,
     AnswerEvent,
+    CaptionEvent,
     DetectionsEvent,
     Event,
     LabelsEvent,
@@ -46,6 +47,7 @@ class Results:
     def __init__(self) -> None:
         self.labels: dict[str, LabelsEvent] = {}
         self.detections: dict[str, DetectionsEvent] = {}
+        self.captions: dict[str, str] = {}
         self.speaking = False
         self.fps: float | None = None
         self.latency_ms: float | None = None
@@ -63,6 +65,8 @@ class Results:
         elif isinstance(event, DetectionsEvent):
             self._pace(event)
             self.detections[event.source or ""] = event
+        elif isinstance(event, CaptionEvent):
+            self.captions[event.source or ""] = event.text
         elif isinstance(event, SpeechEvent):
             self.speaking = event.edge == "start"
         elif isinstance(event, TranscriptEvent) and event.text.strip():
@@ -112,7 +116,7 @@ class Overlay:
             return image
         size = max(9, min(44, round(min(height / 26, width / 32))))
         self._boxes(image, results.detections.get(frame.source), size)
-        free = self._subtitles(image, results, frame.t_capture_s, size)
+        free = self._subtitles(image, results, frame, size)
         right = self._chip(image, results, size)
         self._labels(image, results.labels.get(frame.source), size, right, free)
         return image
@@ -178,9 +182,9 @@ class Overlay:
         self._face.draw(image, text, left + pad, margin + pad + round(small * 0.87), small, DIM)
         return left
 
-    def _subtitles(self, image: Image, results: Results, t_s: float, size: int) -> int:
-        """Bottom: the answer above, what was said below. Returns how much height is left free."""
-        free, room = int(image.shape[0]), int(image.shape[1]) - 4 * size
+    def _subtitles(self, image: Image, results: Results, frame: Frame, size: int) -> int:
+        """Bottom: the caption or the answer above, what was said below. Returns how much height is left free."""
+        free, room, t_s = int(image.shape[0]), int(image.shape[1]) - 4 * size, frame.t_capture_s
         said = results.transcript(t_s)
         lines: Lines = [(text, WHITE) for text in self._face.wrap(said, size, room, 3)]
         if results.speaking and not lines:
@@ -190,8 +194,10 @@ class Overlay:
         if answer:
             asked: Lines = [(self._face.cut(question, size, room), ACCENT)] if question else []
             told: Lines = [(text, WHITE) for text in self._face.wrap(answer, size, room, 4)]
-            free = self._block(image, asked + told, size, free)
-        return free
+            return self._block(image, asked + told, size, free)
+        caption = results.captions.get(frame.source, "")
+        seen: Lines = [(text, ACCENT) for text in self._face.wrap(caption, size, room, 2)]
+        return self._block(image, seen, size, free)
 
     def _block(self, image: Image, lines: Lines, size: int, bottom: int, *, live: bool = False) -> int:
         """Centred lines in a panel that ends above `bottom`; returns its upper edge."""

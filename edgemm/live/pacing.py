@@ -1,12 +1,17 @@
-"""The start of media time that all file sources of one pipeline share."""
+"""What is due when: the start of media time that file sources share, beats, freshness, the window."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 from edgemm.live.clock import Clock
+from edgemm.live.frames import Frame
 
 READY_TIMEOUT_S = 3.0
+
+_STALE = 0.4
+_LONGEST_INTERVAL_S = 1 / 15
 
 
 class Epoch:
@@ -62,3 +67,79 @@ class Epoch:
     def _set(self) -> None:
         self._start_s = self._clock.now_s()
         self._changed.notify_all()
+
+
+class Pacer:
+    """Lets one frame through every `every_s` seconds, on a fixed beat: a late frame does not
+    delay the ones after it."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._due_s: float | None = None
+
+    def due(self, t_s: float) -> bool:
+        """Whether the frame of this moment is to be looked at."""
+        if not self._every_s:
+            return True
+        if self._due_s is None or t_s < self._due_s - self._every_s:  # the first, or time went back
+            self._due_s = t_s
+        if t_s < self._due_s - 1e-3:
+            return False
+        behind = int((t_s - self._due_s) / self._every_s)
+        self._due_s += (behind + 1) * self._every_s
+        return True
+
+
+class Freshness:
+    """Tells whether the next frame is nearer than this one.
+
+    A frame that waited for a busy model for more than `_STALE` of its camera's interval is stale:
+    the next one is due sooner than that, and a result about it is a newer truth. Never two in a
+    row, and only where frames come at 15 a second or more.
+    """
+
+    def __init__(self) -> None:
+        self._last: Frame | None = None
+        self._interval_s: float | None = None
+        self._skipped = False
+
+    def stale(self, frame: Frame, now_s: float) -> bool:
+        """Whether to wait for the next frame instead."""
+        last, self._last = self._last, frame
+        if last is not None and frame.id > last.id:
+            new_s = (frame.t_capture_s - last.t_capture_s) / (frame.id - last.id)
+            old_s = new_s if self._interval_s is None else self._interval_s
+            self._interval_s = 0.8 * old_s + 0.2 * new_s
+        interval_s = self._interval_s
+        old = (
+            interval_s is not None
+            and interval_s <= _LONGEST_INTERVAL_S
+            and now_s - frame.t_capture_s > _STALE * interval_s
+        )
+        self._skipped = old and not self._skipped
+        return self._skipped
+
+
+class Window:
+    """The newest frames of one source, `fps` of them a second."""
+
+    def __init__(self, frames: int, fps: float) -> None:
+        self._pacer = Pacer(1 / fps)
+        self._frames: deque[tuple[Frame, float]] = deque(maxlen=frames)
+
+    def due(self, t_s: float) -> bool:
+        """Whether the frame of this moment is to be kept."""
+        if self._frames and t_s < self._frames[-1][1]:  # stamps of pushed frames went back: another scene
+            self._frames.clear()
+        return self._pacer.due(t_s)
+
+    def add(self, frame: Frame, t_s: float) -> None:
+        """Keeps the frame of this moment."""
+        if self._frames and t_s < self._frames[-1][1]:
+            self._frames.clear()
+        self._frames.append((frame, t_s))
+
+    @property
+    def shown(self) -> list[tuple[Frame, float]]:
+        """The frames, oldest first, each with its time in seconds."""
+        return list(self._frames)

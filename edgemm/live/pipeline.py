@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,23 +10,29 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from edgemm.errors import EdgemmError, TaskUnavailable, UsageError
+from edgemm.live.answering import Question
+from edgemm.live.asking import SpokenQuestions, check_wake
 from edgemm.live.clock import Clock
 from edgemm.live.emitter import Emitter
 from edgemm.live.events import (
     ErrorEvent,
     Event,
+    InterruptedEvent,
     StartedEvent,
     StatusEvent,
     StatusState,
     SummaryEvent,
 )
-from edgemm.live.hearing import SoundWorker, Transcriber
+from edgemm.live.hearing import SoundWorker
 from edgemm.live.inputs import Inputs, microphone_of
 from edgemm.live.model import LiveModel
 from edgemm.live.options import SOUND_TASKS, VISION_TASKS, StreamOptions
+from edgemm.live.replay import ReplayedAudio, as_recorded
 from edgemm.live.sinks.base import Sink, SinkContext, SinkQueue, SinkRunner, as_edgemm_error
+from edgemm.live.sinks.registry import as_sinks
 from edgemm.live.stats import RunStats
-from edgemm.live.vision import Question, VisionWorker
+from edgemm.live.transcribing import Transcriber
+from edgemm.live.vision import VisionWorker
 
 DRAIN_S = 60.0
 
@@ -39,14 +46,14 @@ class Pipeline:
 
     `run` blocks until the sources end, `max_frames` or `duration_s` is reached or `stop` is
     called, and returns the summary; `start` and `wait` are the same in two steps. The first event
-    is `started`, the last one `summary`. Every sink has its own thread and bounded queue; nothing
-    here waits for a sink unless the run is as fast as possible. Raises TaskUnavailable where the
-    model cannot do what is asked for, UsageError where there is nothing to do, the error of a
-    source that could never be opened, and that of an essential sink that failed.
+    is `started`, the last one `summary`. Every sink has its own thread and bounded queue, and may be
+    given as a URL; nothing here waits for a sink unless the run is as fast as possible. Raises
+    TaskUnavailable where the model cannot do what is asked for, UsageError where there is nothing to
+    do, the error of a source that could never be opened, and that of an essential sink that failed.
     """
 
-    def __init__(self, model: LiveModel, options: StreamOptions, sinks: Sequence[Sink] = ()) -> None:
-        self._model, self._options = model, options
+    def __init__(self, model: LiveModel, options: StreamOptions, sinks: Sequence[Sink | str] = ()) -> None:
+        self._model, self._options = model, (options := as_recorded(options, model.tasks))
         self.tasks = _tasks(model, options)
         self.clock = Clock()
         self._stats = RunStats()
@@ -55,17 +62,24 @@ class Pipeline:
         self._wake = threading.Event()
         self._failure: EdgemmError | None = None
         self._summary: SummaryEvent | None = None
-        self._sinks = list(sinks)
+        self._sinks = as_sinks(sinks)
+        self._reports: queue.SimpleQueue[EdgemmError] = queue.SimpleQueue()
         self._runners: list[SinkRunner] = []
         self._workers: list[threading.Thread] = []
         self._open_s: float | None = None
-        self._question_ids = 0
+        self._sound: SoundWorker | None = None
+        self._talking = False
         self._lock = threading.Lock()
-        self.inputs = Inputs(options, self.clock, self._status)
+        recorded = any(sink.limits.packets for sink in self._sinks)
+        self.inputs = Inputs(options, self.clock, self._status, self.emitter if recorded else None)
+        self._replay = self.inputs.replay
         self._vision = self._vision_worker()
         self._thread = threading.Thread(target=self._main, name="edgemm-pipeline", daemon=True)
+        recorded_questions = self._replay.questions if self._replay is not None else {}
+        self._question_ids = max(recorded_questions, default=-1) + 1
         for text in options.ask:
-            self.ask(text)
+            if text not in recorded_questions.values():  # those are answered over the frames that they were
+                self.ask(text)
 
     def run(self) -> SummaryEvent:
         """Runs to the end in the caller's thread. On KeyboardInterrupt the run is stopped, its
@@ -118,7 +132,7 @@ class Pipeline:
     def ask(self, question: str) -> int:
         """Asks about the next frame and returns the `question_id` that its answer will carry.
         Raises TaskUnavailable if the model cannot answer."""
-        if self._vision is None or "answer" not in self.tasks:
+        if self._vision is None or not self._answers:
             raise TaskUnavailable(
                 f"{self._model.name} cannot answer questions about frames",
                 hint="use a bundle with the task answer, and a camera",
@@ -126,7 +140,7 @@ class Pipeline:
         with self._lock:
             number = self._question_ids
             self._question_ids += 1
-        self._vision.ask(Question(number, question))
+        self._vision.answering.ask(Question(number, question))
         return number
 
     def latest(self, event_type: str, max_age_s: float | None = None) -> Event | None:
@@ -136,9 +150,18 @@ class Pipeline:
             return None
         return event
 
+    def switch(self, task: str, on: bool) -> bool:
+        """Stops or resumes a task that looks at every picture, from the next frame on; what nobody looks at is dropped
+        as `paused`. False where the run has no such task."""
+        return self._vision is not None and self._vision.switch(task, on)
+
     def attach(self, name: str, queue: SinkQueue) -> None:
         """From now on the queue receives what it takes."""
         self.emitter.attach(name, queue)
+
+    @property
+    def _answers(self) -> bool:
+        return bool(self.inputs.video) and "answer" in self.tasks
 
     # What follows runs in the pipeline's own thread.
 
@@ -172,6 +195,8 @@ class Pipeline:
             )
         )
         self._model.warm_up(self.tasks)
+        started = self.emitter.latest("started")
+        self.inputs.set_clock(started.t_s if started is not None else 0.0)
         self._open_s = self.clock.now_s()
         self._stats.started(self._open_s)
         self._start_workers()
@@ -185,7 +210,8 @@ class Pipeline:
             transcriber = self._transcriber()
             if transcriber is not None:
                 threads.append(("transcribe", transcriber.run))
-            threads.append(("sound", self._sound_worker(transcriber).run))
+            self._sound = self._sound_worker(transcriber)
+            threads.append(("sound", self._sound.run))
         for name, body in threads:
             thread = threading.Thread(target=self._guarded, args=(name, body), name=f"edgemm-{name}", daemon=True)
             self._workers.append(thread)
@@ -206,6 +232,9 @@ class Pipeline:
             self._wake.wait(_TICK_S)
             self._wake.clear()
             self._check_sources()
+            if self._vision is not None:
+                self._vision.report_stuck()
+            self._emit_reports()
             self.inputs.end_pushed()
             if not any(worker.is_alive() for worker in self._workers):
                 return
@@ -236,17 +265,20 @@ class Pipeline:
         deadline_s = time.monotonic() + DRAIN_S
         while any(worker.is_alive() for worker in self._workers):
             if self._stop.is_set():
+                self._cut_off_answer()
                 deadline_s = min(deadline_s, time.monotonic() + 0.25)
                 for worker in self._workers:
                     worker.join(max(0.0, deadline_s - time.monotonic()))
                 return
             if time.monotonic() > deadline_s:
                 return
+            self._emit_reports()
             self._wake.wait(_TICK_S)
             self._wake.clear()
 
     def _close(self) -> None:
         self.inputs.stop(0.2)
+        self._emit_reports()
         if self._failure is None or self._anything():
             self._emit_stats()
             self._summary = self._emit_summary()
@@ -257,6 +289,16 @@ class Pipeline:
 
     def _anything(self) -> bool:
         return any(item.captured or item.audio_s for item in self.inputs.counts().values())
+
+    def _emit_reports(self) -> None:
+        """What sinks reported. A sink's own threads must not emit: the emitter may be waiting for it."""
+        while not self._reports.empty():
+            error = self._reports.get()
+            self.emitter.emit(ErrorEvent(code=error.code, message=error.message, hint=error.hint))
+
+    def _report(self, error: EdgemmError) -> None:
+        self._reports.put(error)
+        self._wake.set()
 
     def _emit_stats(self) -> None:
         now_s = self.clock.now_s()
@@ -288,10 +330,16 @@ class Pipeline:
         return SinkContext(
             has_picture=bool(self.inputs.video),
             has_sound=self.inputs.audio is not None,
-            media_time=self._options.as_fast_as_possible,
+            media_time=self._options.as_fast_as_possible and self._replay is None,
             wall_offset_s=self.clock.wall_offset_s,
             stop=self.finish,
             epoch_s=lambda: self.inputs.epoch.start_s,
+            report=self._report,
+            stopping=self._stop.is_set,
+            talking=self._talk,
+            ask=self.ask if self._answers else None,
+            tasks=self.tasks,
+            switch=self.switch,
         )
 
     def _vision_worker(self) -> VisionWorker | None:
@@ -300,23 +348,34 @@ class Pipeline:
         return VisionWorker(
             self._model, self.inputs.video, self.tasks, self._options,
             clock=self.clock, emitter=self.emitter, stats=self._stats, stop=self._stop,
-            on_enough=self.finish,
+            on_enough=self.finish, replayed_tasks=None if self._replay is None else self._replay.tasks,
         )  # fmt: skip
 
     def _transcriber(self) -> Transcriber | None:
         if "transcribe" not in self.tasks:
             return None
         return Transcriber(
-            self._model, "mic",
+            self._model, "mic", self._options,
             clock=self.clock, emitter=self.emitter, stats=self._stats, stop=self._stop,
-            wait=self._options.as_fast_as_possible, language=self._options.language,
+            on_final=SpokenQuestions(self._options.wake, self.ask).said if self._answers and not self._replay else None,
         )  # fmt: skip
+
+    def _cut_off_answer(self) -> None:
+        cut = self._vision is not None and self._vision.answering.interrupt()
+        if self._talking and not cut:
+            self.emitter.emit(InterruptedEvent(what="answer"))
+
+    def _talk(self, on: bool, mute: bool) -> None:
+        self._talking = on
+        if self._sound is not None and mute:
+            self._sound.mute(on)
 
     def _sound_worker(self, transcriber: Transcriber | None) -> SoundWorker:
         assert self.inputs.audio is not None
         return SoundWorker(
             self._model, self.inputs.audio, self._options, transcriber,
             clock=self.clock, emitter=self.emitter, stats=self._stats, stop=self._stop,
+            on_voice=self._cut_off_answer, replay=isinstance(self.inputs.audio, ReplayedAudio),
         )  # fmt: skip
 
 
@@ -329,7 +388,8 @@ def _tasks(model: LiveModel, options: StreamOptions) -> tuple[str, ...]:
             f"{model.name} cannot {missing[0]}; it can {', '.join(can) or 'do nothing live'}",
             hint="leave --task out, or use another bundle",
         )
-    wanted = tuple(options.tasks) if options.tasks else tuple(can)
+    unasked = [task for task in can if task != "describe" or "caption" not in can]
+    wanted = tuple(options.tasks or unasked)
     if not (options.open_cameras or microphone_of(options) or options.push):
         raise UsageError("there is neither a camera nor a microphone", hint="give --camera or --mic")
     if options.ask and "answer" not in wanted:
@@ -337,6 +397,7 @@ def _tasks(model: LiveModel, options: StreamOptions) -> tuple[str, ...]:
             f"{model.name} cannot answer questions",
             hint="use a bundle with the task answer, or leave --ask out",
         )
+    check_wake(model.name, options, wanted)
     return wanted
 
 

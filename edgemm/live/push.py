@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from edgemm.errors import EdgemmError, InputError
 from edgemm.live.clock import Clock
-from edgemm.live.frames import AudioBlock, Frame
-from edgemm.live.ledger import Ledger
+from edgemm.live.emitter import Emitter
+from edgemm.live.frames import AudioBlock, Frame, sixteen_bit
+from edgemm.live.ledger import DropReason, Ledger
 from edgemm.live.slot import Slot
 from edgemm.live.speech import CHUNK_SAMPLES, SAMPLE_RATE_HZ
 
@@ -28,10 +29,10 @@ class PushVideo:
     spec = "push"
     error: EdgemmError | None = None
 
-    def __init__(self, name: str, clock: Clock) -> None:
+    def __init__(self, name: str, clock: Clock, recorder: Emitter | None = None) -> None:
         self.name = name
         self.ledger = Ledger()
-        self._clock = clock
+        self._clock, self._recorder = clock, recorder
         self._slot: Slot[Frame] = Slot()
         self._ids = itertools.count()
 
@@ -48,7 +49,7 @@ class PushVideo:
         self.ledger.captured()
         left = self._slot.put(frame)
         if left is not None:
-            self.ledger.drop("stale" if left is frame else "superseded")
+            self._drop(left, "stale" if left is frame else "superseded")
         return frame.id
 
     def take(self, timeout_s: float) -> Frame | None:
@@ -67,8 +68,14 @@ class PushVideo:
     def stop(self, timeout_s: float = 0.5) -> None:
         """Ends at once; a waiting frame is dropped as stale."""
         self._slot.close()
-        if self._slot.clear() is not None:
-            self.ledger.drop("stale")
+        waiting = self._slot.clear()
+        if waiting is not None:
+            self._drop(waiting, "stale")
+
+    def _drop(self, frame: Frame, reason: DropReason) -> None:
+        self.ledger.drop(reason)
+        if self._recorder is not None:
+            self._recorder.outcome(frame, reason)
 
 
 class PushAudio:
@@ -168,7 +175,7 @@ class PushAudio:
             return
         if len(self._blocks) * duration_s >= QUEUE_S:
             self._lose_oldest(duration_s)
-        self._blocks.append(AudioBlock(self.name, chunk, SAMPLE_RATE_HZ, self._next_s, self._gap_s))
+        self._blocks.append(AudioBlock(self.name, sixteen_bit(chunk), SAMPLE_RATE_HZ, self._next_s, self._gap_s))
         self._gap_s = 0.0
         self.ledger.audio(duration_s)
         self._next_s += duration_s

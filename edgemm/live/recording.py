@@ -89,19 +89,19 @@ class _Recording:
         """The watched reader of the camera."""
         kind = find_kind(spec, video=True)
         self._live = kind.live
-        probe = kind.probe
+        probe, address = kind.probe, kind.lasting_spec(spec)
         return Supervisor(
             name="camera",
             spec=spec,
             live=kind.live,
-            make_reader=lambda: _encoded(kind, spec),
+            make_reader=lambda: _encoded(kind, address),
             deliver=self._picture,
             discard=lambda item: None,
             closed=lambda reader: None,
             reconnected=self._count_reconnect,
             finished=self.video_done.set,
             on_status=self._on_status,
-            probe=None if probe is None else lambda: probe(spec),
+            probe=None if probe is None else lambda: probe(address),
         )
 
     def drain(self, sound: AudioCapture, timeout_s: float) -> None:

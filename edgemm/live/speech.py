@@ -43,6 +43,11 @@ class Utterance:
     t_end_s: float
     split: bool = False
 
+    @property
+    def duration_s(self) -> float:
+        """Seconds of sound."""
+        return len(self.samples) / SAMPLE_RATE_HZ
+
 
 class _Chunk(NamedTuple):
     samples: NDArray[np.float32]
@@ -55,7 +60,7 @@ class SpeechPolicy:
 
     A chunk at `threshold` opens a candidate; with `min_speech_s` of voice it becomes speech, and
     0.1 s without voice before that forgets it. Speech ends after `endpoint_s` below
-    `threshold_off`. At most `max_utterance_s` of sound is held.
+    `threshold_off`. At most `max_utterance_s` of sound is held. While an utterance is open, `heard` gives it so far.
     """
 
     def __init__(self, options: SpeechOptions | None = None) -> None:
@@ -72,6 +77,27 @@ class SpeechPolicy:
         """Whether an utterance is open."""
         return self._speaking
 
+    @property
+    def pausing(self) -> bool:
+        """Whether the newest chunk of the open utterance is without voice."""
+        return self._speaking and self._quiet > 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is from this very chunk on that the open utterance, if no more is said, is what `heard` gives."""
+        needed_s = max(self._options.speculate_s, self._options.padding_s)
+        return self._speaking and self._quiet == _chunks(needed_s)
+
+    @property
+    def barging_in(self) -> bool:
+        """Whether it is from this very chunk on that there is enough voice to cut off an answer."""
+        least_s = self._options.barge_in_s
+        return least_s is not None and not self._quiet and self._voiced == _chunks(least_s)
+
+    def heard(self) -> Utterance | None:
+        """The open utterance so far, and as it will be if it ends here; None where nobody speaks."""
+        return self._of(self._chunks[: self._end()]) if self._speaking else None
+
     def push(
         self, samples: NDArray[np.float32], probability: float, t_start_s: float
     ) -> list[SpeechStarted | Utterance]:
@@ -87,8 +113,7 @@ class SpeechPolicy:
         before is forgotten."""
         edges: list[SpeechStarted | Utterance] = []
         if self._speaking:
-            last = len(self._chunks) - self._quiet + _chunks(self._options.padding_s)
-            edges.append(self._utterance(min(last, len(self._chunks))))
+            edges.append(self._utterance(self._end()))
         self._chunks.clear()
         self._forget()
         return edges
@@ -118,17 +143,23 @@ class SpeechPolicy:
 
     def _while_speaking(self) -> list[SpeechStarted | Utterance]:
         if self._quiet >= _chunks(self._options.endpoint_s):
-            end = len(self._chunks) - self._quiet + _chunks(self._options.padding_s)
-            edge = self._utterance(end)
+            edge = self._utterance(self._end())
             self._forget()
             self._keep_pre_roll()
             return [edge]
         if len(self._chunks) >= _chunks(self._options.max_utterance_s):
-            return self._split()
+            return self.split()
         return []
 
-    def _split(self) -> list[SpeechStarted | Utterance]:
-        """Ends the utterance at its quietest place of the second half; speech goes on."""
+    def _end(self) -> int:
+        """Where the open utterance ends if no more is said."""
+        return min(len(self._chunks) - self._quiet + _chunks(self._options.padding_s), len(self._chunks))
+
+    def split(self) -> list[SpeechStarted | Utterance]:
+        """Ends the open utterance at its quietest place of the second half; speech goes on. Does nothing where it is
+        shorter than a second."""
+        if not self._speaking or len(self._chunks) < _chunks(1.0):
+            return []
         half = len(self._chunks) // 2
         voice = np.array([chunk.probability for chunk in self._chunks[half:]])
         loudness = np.array([float(np.mean(chunk.samples**2)) for chunk in self._chunks[half:]])
@@ -140,17 +171,20 @@ class SpeechPolicy:
         return [edge, SpeechStarted(self._next, self._chunks[0].t_start_s)]
 
     def _utterance(self, end: int, *, split: bool = False) -> Utterance:
-        taken, self._chunks = self._chunks[:end], self._chunks[end:]
-        last = taken[-1]
-        edge = Utterance(
+        edge = self._of(self._chunks[:end], split=split)
+        del self._chunks[:end]
+        self._next += 1
+        return edge
+
+    def _of(self, chunks: list[_Chunk], *, split: bool = False) -> Utterance:
+        last = chunks[-1]
+        return Utterance(
             utterance=self._next,
-            samples=np.concatenate([chunk.samples for chunk in taken]),
-            t_start_s=taken[0].t_start_s,
+            samples=np.concatenate([chunk.samples for chunk in chunks]),
+            t_start_s=chunks[0].t_start_s,
             t_end_s=last.t_start_s + len(last.samples) / SAMPLE_RATE_HZ,
             split=split,
         )
-        self._next += 1
-        return edge
 
     def _forget(self) -> None:
         self._onset, self._voiced, self._quiet, self._speaking = None, 0, 0, False

@@ -70,7 +70,7 @@ class RunStats:
         self._last_processed = 0
 
     def frame_result(self, latency_ms: float, model_ms: float) -> None:
-        """A result about a frame: capture → emitted, and how much of it was the model's."""
+        """A result about a frame: capture → emitted, and how much of it was the model's, whatever else it was asked."""
         with self._lock:
             self._latency.add(latency_ms)
             self._overhead.add(latency_ms - model_ms)

@@ -30,7 +30,7 @@ class Stream:
     within a second. Threads are daemons; no signal handler is touched.
     """
 
-    def __init__(self, model: LiveModel, options: StreamOptions, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(self, model: LiveModel, options: StreamOptions, sinks: Sequence[Sink | str] = ()) -> None:
         self._pipeline = Pipeline(model, options, sinks)
         self._queue = SinkQueue(SinkLimits(events=WAITING_EVENTS))
         self._queue.patient = False
@@ -127,13 +127,14 @@ def stream(
     *,
     camera: str | int | Sequence[str] | None = None,
     mic: str | None = None,
-    sinks: Sequence[Sink] = (),
+    sinks: Sequence[Sink | str] = (),
     **options: Any,
 ) -> Stream:
     """Runs a model live and returns the running stream.
 
     `camera` and `mic` take what `--camera` and `--mic` take (several cameras: a sequence); what is
-    left out can be pushed, and with a single file as camera its own sound is used. `options` are
+    left out can be pushed, and with a single file as camera its own sound is used. `sinks` are
+    objects of your own, or URLs as `--sink` takes them. `options` are
     the fields of StreamOptions. Raises UsageError, TaskUnavailable, SourceError.
     """
     if camera is None:

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import random
 import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from edgemm.errors import EdgemmError, SourceError
-from edgemm.live.sources.base import Reader, TransientSourceError, redact
+from edgemm.live.sources.base import Reader, TransientSourceError, interrupt, redact
 
 T = TypeVar("T")
 StatusCallback = Callable[[str, str, str], None]
@@ -47,6 +48,10 @@ class Patience:
     backoff_min_s: float = 0.25
     backoff_max_s: float = 5.0
 
+    def for_people(self) -> Patience:
+        """The same, but opening may take any time."""
+        return replace(self, open_s=math.inf, never_opened_s=math.inf)
+
 
 class Backoff:
     """Delays that double from the least to the most, each shortened by up to a quarter at random
@@ -66,24 +71,17 @@ class Backoff:
         self._next_s = self._least_s
 
 
-class _Attempt(Generic[T]):
+class _Attempt:
     """One opening of the source."""
 
-    def __init__(self, reader: Reader[T], number: int) -> None:
-        self.reader = reader
+    def __init__(self, number: int) -> None:
         self.number = number
         self.started_s = time.monotonic()
-        self.arrivals_s: deque[float] = deque(maxlen=10)
         self.abandoned = False
         self.finished = False
         self.error: EdgemmError | None = None
         self.thread: threading.Thread | None = None
-
-    def interval_s(self) -> float:
-        """Median time between the last items, 0 where unknown; a stall does not move it."""
-        times = list(self.arrivals_s)
-        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-        return statistics.median(gaps) if gaps else 0.0
+        self.reader: object = None
 
 
 class Supervisor(Generic[T]):
@@ -122,9 +120,11 @@ class Supervisor(Generic[T]):
         self._backoff = Backoff(self._patience.backoff_min_s, self._patience.backoff_max_s)
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._current: _Attempt[T] | None = None
-        self._pending: _Attempt[T] | None = None
-        self._attempts: list[_Attempt[T]] = []
+        self._current: _Attempt | None = None
+        self._pending: _Attempt | None = None
+        self._attempts: list[_Attempt] = []
+        # of all attempts: a camera that has become slow is known by what comes in spite of reopening it
+        self._arrivals_s: deque[float] = deque(maxlen=10)
         self._state = "new"
         self._launched = 0
         self._reopen_at_s: float | None = None
@@ -146,6 +146,7 @@ class Supervisor(Generic[T]):
         with self._lock:
             for attempt in self._attempts:
                 attempt.abandoned = True
+                interrupt(attempt.reader)
             self._wake.set()
             threads = [self._thread, *(attempt.thread for attempt in self._attempts)]
         for thread in threads:
@@ -156,7 +157,7 @@ class Supervisor(Generic[T]):
 
     def _launch(self) -> None:
         self._launched += 1
-        attempt = _Attempt(self._make_reader(), self._launched)
+        attempt = _Attempt(self._launched)
         attempt.thread = threading.Thread(
             target=self._read,
             args=(attempt,),
@@ -168,41 +169,43 @@ class Supervisor(Generic[T]):
             self._attempts.append(attempt)
         attempt.thread.start()
 
-    def _read(self, attempt: _Attempt[T]) -> None:
-        reader = attempt.reader
+    def _read(self, attempt: _Attempt) -> None:
+        reader: Reader[T] | None = None
         try:
+            attempt.reader = reader = self._make_reader()
             reader.open()
             while not attempt.abandoned:
                 item = reader.read()
                 if item is None:
                     break
-                self._accept(attempt, item)
+                self._accept(attempt, item, reader)
         except EdgemmError as error:
             attempt.error = error
         except Exception as error:  # a library's surprise must not end the watch
             attempt.error = TransientSourceError(f"{self._spec}: {type(error).__name__}: {redact(str(error))}")
         finally:
-            reader.close()
-            self._closed(reader)
+            if reader is not None:
+                reader.close()
+                self._closed(reader)
             with self._lock:
                 attempt.finished = True
                 self._wake.set()
 
-    def _accept(self, attempt: _Attempt[T], item: T) -> None:
+    def _accept(self, attempt: _Attempt, item: T, reader: Reader[T]) -> None:
         with self._lock:
             accepted = not attempt.abandoned
             if accepted:
-                attempt.arrivals_s.append(time.monotonic())
+                self._arrivals_s.append(time.monotonic())
                 if attempt is not self._current:
                     self._take_over(attempt)
                 elif self._state != "live":
                     self._wake.set()
         if accepted:
-            self._deliver(item, attempt.reader)
+            self._deliver(item, reader)
         else:
             self._discard(item)
 
-    def _take_over(self, attempt: _Attempt[T]) -> None:
+    def _take_over(self, attempt: _Attempt) -> None:
         """The first item of this attempt: all others lose."""
         for other in self._attempts:
             other.abandoned = other is not attempt
@@ -238,7 +241,7 @@ class Supervisor(Generic[T]):
         current = self._current
         if current is None or self._state == "live":
             return
-        if self.live and now_s - current.arrivals_s[-1] >= self._stall_s(current):
+        if self.live and now_s - self._arrivals_s[-1] >= self._stall_s():
             return
         before, self._reopen_at_s, self._live_since_s = self._state, None, now_s
         if self._pending is not None and self._pending is not current:
@@ -284,10 +287,9 @@ class Supervisor(Generic[T]):
         return not transient or waited_s >= self._patience.never_opened_s
 
     def _check_age(self, now_s: float) -> None:
-        current, pending = self._current, self._pending
-        if current is not None and current.arrivals_s:
-            age_s = now_s - current.arrivals_s[-1]
-            stall_s = self._stall_s(current)
+        pending = self._pending
+        if self._current is not None:
+            age_s, stall_s = now_s - self._arrivals_s[-1], self._stall_s()
             if self._state == "live" and age_s >= stall_s:
                 self._status("stalled", f"nothing came for {age_s:.1f} s")
             if self._state == "stalled" and age_s >= stall_s + self._patience.lost_after_s:
@@ -297,6 +299,7 @@ class Supervisor(Generic[T]):
             error = SourceError(
                 f"{self._spec} gave nothing for {self._patience.open_s:.0f} s after opening",
                 hint="check the device and the address",
+                code="source_timeout",
             )
             if self._state == "opening":
                 self._give_up(error)
@@ -336,9 +339,16 @@ class Supervisor(Generic[T]):
             self._backoff.reset()
         return self._answers
 
-    def _stall_s(self, attempt: _Attempt[T]) -> float:
+    def _stall_s(self) -> float:
         patience = self._patience
-        return min(max(2.5 * attempt.interval_s(), patience.stall_min_s), patience.stall_max_s)
+        return min(max(2.5 * self._interval_s(), patience.stall_min_s), patience.stall_max_s)
+
+    def _interval_s(self) -> float:
+        """Median time between the last items, 0 where unknown; a stall does not move it."""
+        with self._lock:
+            times_s = list(self._arrivals_s)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times_s)]
+        return statistics.median(gaps) if gaps else 0.0
 
     def _status(self, state: str, reason: str) -> None:
         self._state = state

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
+from edgemm.live.answering import Answering, Question
 from edgemm.live.clock import Clock
 from edgemm.live.emitter import Emitter
 from edgemm.live.events import (
-    AnswerDeltaEvent,
-    AnswerEvent,
+    CaptionEvent,
+    DescriptionEvent,
     DetectionsEvent,
-    InterruptedEvent,
+    ErrorEvent,
     LabelsEvent,
     TrackedObject,
 )
-from edgemm.live.frames import Frame
-from edgemm.live.ledger import Ledger
+from edgemm.live.frames import Frame, Look
+from edgemm.live.gate import ChangeGate
+from edgemm.live.ledger import DropReason, Ledger
 from edgemm.live.model import LiveModel
 from edgemm.live.options import StreamOptions
+from edgemm.live.pacing import Freshness, Pacer, Window
 from edgemm.live.push import PushVideo
 from edgemm.live.stats import RunStats
 from edgemm.live.tracking import Tracker
 
+STUCK_S = 30.0
+
 _IDLE_S = 0.1
 _POLL_S = 0.002
-_LONGEST_INTERVAL_S = 1 / 15
 _EVERY_LABEL = 1 << 20
 _OBJECT_SCORE_MIN = 0.5
 
@@ -44,73 +47,15 @@ class FrameSource(Protocol):
     def ended(self) -> bool: ...
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question that waits for its frame."""
-
-    id: int
-    text: str
-
-
-class _Stopped(Exception):
-    """Raised inside the model's own loop to make it let go."""
-
-
-class Pacer:
-    """Lets one frame through every `every_s` seconds, on a fixed beat: a late frame does not
-    delay the ones after it."""
-
-    def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
-        self._due_s: float | None = None
-
-    def due(self, t_s: float) -> bool:
-        """Whether the frame of this moment is to be looked at."""
-        if not self._every_s:
-            return True
-        if self._due_s is None:
-            self._due_s = t_s
-        if t_s < self._due_s - 1e-3:
-            return False
-        behind = int((t_s - self._due_s) / self._every_s)
-        self._due_s += (behind + 1) * self._every_s
-        return True
-
-
-class Freshness:
-    """Tells whether the next frame is nearer than this one.
-
-    A frame that waited for a busy model for more than half of its camera's interval is stale:
-    the next one is due sooner than that, and a result about it is a newer truth. Never two in a
-    row, and only where frames come at 15 a second or more.
-    """
-
-    def __init__(self) -> None:
-        self._last: Frame | None = None
-        self._interval_s: float | None = None
-        self._skipped = False
-
-    def stale(self, frame: Frame, now_s: float) -> bool:
-        """Whether to wait for the next frame instead."""
-        last, self._last = self._last, frame
-        if last is not None and frame.id > last.id:
-            new_s = (frame.t_capture_s - last.t_capture_s) / (frame.id - last.id)
-            old_s = new_s if self._interval_s is None else self._interval_s
-            self._interval_s = 0.8 * old_s + 0.2 * new_s
-        interval_s = self._interval_s
-        old = (
-            interval_s is not None and interval_s <= _LONGEST_INTERVAL_S and now_s - frame.t_capture_s > interval_s / 2
-        )
-        self._skipped = old and not self._skipped
-        return self._skipped
-
-
 class VisionWorker:
     """Runs in one thread until its sources end or `stop` is set.
 
     Every frame it takes is settled exactly once: `processed` if a model saw it, else dropped as
-    `paced`, `gated` (no task wants it) or `stale` (it waited too long, its task raised or was
-    cut off). Sinks get a frame after the results about it, so what is drawn on it belongs to it.
+    `paced`, `unchanged`, `gated` (no task wants it), `paused` (a task that would is off) or `stale` (it
+    waited too long, its task raised or was cut off). Sinks get a frame after the results about it, so
+    what is drawn on it belongs to it.
+    A frame that is replayed is looked at as it was: by the same tasks, and by those of now that were not among the
+    `replayed_tasks`.
     """
 
     def __init__(
@@ -125,25 +70,34 @@ class VisionWorker:
         stats: RunStats,
         stop: threading.Event,
         on_enough: Callable[[], None],
+        replayed_tasks: Sequence[str] | None = None,
     ) -> None:
         self._model, self._tasks, self._options = model, tasks, options
         self._sources = list(sources)
         self._clock, self._emitter, self._stats = clock, emitter, stats
         self._stop, self._on_enough = stop, on_enough
+        self._replayed_tasks = replayed_tasks
         self._pacers = {source.name: Pacer(options.every_s) for source in sources}
+        self._gates = {source.name: ChangeGate() for source in sources} if options.on_change else {}
         self._fresh = {
             source.name: Freshness()
             for source in sources
-            if not (options.as_fast_as_possible or isinstance(source, PushVideo))
+            if not (options.as_fast_as_possible or replayed_tasks is not None or isinstance(source, PushVideo))
         }
         self._trackers = {source.name: Tracker() for source in sources}
-        self._questions: deque[Question] = deque()
+        self._windows = {source.name: Window(options.window, options.window_fps) for source in sources}
+        self.answering = Answering(model, options.max_new_tokens, clock=clock, emitter=emitter, stats=stats, stop=stop)
         self._processed = 0
-        self._looks = {"classify": self._classify, "detect": self._detect}
-
-    def ask(self, question: Question) -> None:
-        """Queues a question for the next frame; safe from any thread."""
-        self._questions.append(question)
+        self._model_ms = 0.0  # of all that was done with the frame at hand
+        self._looking: tuple[str, float] | None = None
+        self._told_stuck: tuple[str, float] | None = None
+        self._looks = {
+            "classify": self._classify,
+            "detect": self._detect,
+            "caption": self._caption,
+            "describe": self._describe,
+        }
+        self._off: frozenset[str] = frozenset()
 
     def run(self) -> None:
         """The thread's body."""
@@ -154,19 +108,44 @@ class VisionWorker:
                     return
                 continue
             source, frame = taken
+            self._looking = (source.name, self._clock.now_s())
             self._look(source, frame)
+            self._looking = None
             if self._options.max_frames and self._processed >= self._options.max_frames:
                 self._on_enough()
                 return
 
+    def switch(self, task: str, on: bool) -> bool:
+        """Whether a task looks at frames from now on; False if it never does. Safe from any thread."""
+        if task not in self._tasks or task not in (*self._looks, "describe"):
+            return False
+        self._off = self._off - {task} if on else self._off | {task}
+        return True
+
+    def report_stuck(self) -> None:
+        """Emits one `error` event where the model has been at one frame for `STUCK_S`; called from another thread."""
+        looking = self._looking
+        if looking is None or looking is self._told_stuck or self._clock.now_s() - looking[1] < STUCK_S:
+            return
+        self._told_stuck = looking
+        self._emitter.emit(
+            ErrorEvent(
+                source=looking[0],
+                code="stuck",
+                message=f"the model has been at one frame for {STUCK_S:.0f} s",
+                hint="it may hang: end the run, and try another --runtime or --task",
+            )
+        )
+
     def _take(self) -> tuple[FrameSource, Frame] | None:
-        """The newest frame of the first source that has one; the sources take turns."""
+        """The newest frame of the source that was served longest ago, of those that have one."""
         if len(self._sources) == 1:
             return self._take_from(self._sources[0], _IDLE_S)
-        for turn in range(len(self._sources)):
-            taken = self._take_from(self._sources[turn], 0.0)
+        for source in list(self._sources):
+            taken = self._take_from(source, 0.0)
             if taken:
-                self._sources = self._sources[turn + 1 :] + self._sources[: turn + 1]
+                self._sources.remove(source)
+                self._sources.append(source)
                 return taken
         self._stop.wait(_POLL_S)
         return None
@@ -178,37 +157,78 @@ class VisionWorker:
         now_s = self._clock.now_s()
         fresh = self._fresh.get(source.name)
         if fresh is not None and fresh.stale(frame, now_s):
-            source.ledger.drop("stale")
+            self._drop(source, frame, "stale")
             return None
-        self._stats.stage("take", 1e3 * (now_s - frame.t_capture_s))
+        self._stats.stage("take", frame.age_ms(now_s))
         return source, frame
 
     def _look(self, source: FrameSource, frame: Frame) -> None:
         if self._past_the_end(frame):
-            source.ledger.drop("gated")
+            self._drop(source, frame, "gated")
             self._on_enough()
             return
-        if not self._pacers[source.name].due(self._time_of(frame)):
-            source.ledger.drop("paced")
-            self._emitter.frame(frame)
+        look = frame.look or Look(t_s=self._time_of(frame))
+        gate = self._gates.get(source.name) if frame.look is None else None
+        changed = gate is None or gate.changed(frame.image, look.t_s)
+        if changed and frame.look is None and not self._pacers[source.name].due(look.t_s):
+            self._pass_over(source, frame, "paced")
             return
-        wanted = [look for task, look in self._looks.items() if task in self._tasks]
-        asked = bool(self._questions)
-        if not (wanted or asked):
-            source.ledger.drop("gated")
-            self._emitter.frame(frame)
+        tasks, why_not = self._due(source, look, changed) if frame.look is None else self._as_before(look)
+        if gate is not None and tasks:
+            gate.looked()
+        questions = self._questions(look)
+        if not (tasks or questions):
+            self._pass_over(source, frame, why_not)
             return
-        seen = any([look(frame) for look in wanted])  # noqa: C419 (each one looks)
+        frame = replace(frame, look=replace(look, tasks=tuple(tasks)))
+        if "describe" in tasks:
+            self._windows[source.name].add(frame, look.t_s)
+        self._model_ms = 0.0
+        seen = [self._looks[task](frame) for task in tasks]
         self._emitter.frame(frame)
-        seen = (asked and self._answer(frame)) or seen
-        self._settle(source, seen)
+        answered = [(question, self.answering.answer(frame, question)) for question in questions]
+        asked = tuple((question.id, question.text) for question, done in answered if done is not None)
+        seen += [bool(done) for _, done in answered]
+        self._settle(source, replace(frame, look=Look(tuple(tasks), asked, look.t_s)), any(seen))
 
-    def _settle(self, source: FrameSource, seen: bool) -> None:
+    def _does(self, task: str) -> bool:
+        return task in self._tasks and task not in self._off
+
+    def _due(self, source: FrameSource, look: Look, changed: bool) -> tuple[list[str], DropReason]:
+        """The tasks that look at a frame of this moment, and why none does."""
+        if not changed:
+            return [], "unchanged"
+        describes = self._does("describe") and self._windows[source.name].due(look.t_s)
+        tasks = [task for task in self._looks if self._does(task) and (task != "describe" or describes)]
+        return tasks, "paced" if self._does("describe") else "paused" if self._off else "gated"
+
+    def _as_before(self, look: Look) -> tuple[list[str], DropReason]:
+        """The tasks that look at a frame that is replayed."""
+        before = self._replayed_tasks or ()
+        tasks = [t for t in self._looks if self._does(t) and (t in look.tasks or t not in before)]
+        return tasks, "gated" if look.tasks or look.questions else "stale"
+
+    def _questions(self, look: Look) -> list[Question]:
+        """The questions that are answered over this frame: those of a replay, and one that waits."""
+        again = [Question(*question) for question in look.questions] if "answer" in self._tasks else []
+        waiting = self.answering.next()
+        return again if waiting is None else [*again, waiting]
+
+    def _settle(self, source: FrameSource, frame: Frame, seen: bool) -> None:
         if seen:
             source.ledger.processed()
             self._processed += 1
+            self._emitter.outcome(frame, "processed", frame.look)
         else:
-            source.ledger.drop("stale")
+            self._drop(source, frame, "stale")
+
+    def _pass_over(self, source: FrameSource, frame: Frame, reason: DropReason) -> None:
+        self._drop(source, frame, reason)
+        self._emitter.frame(frame)
+
+    def _drop(self, source: FrameSource, frame: Frame, reason: DropReason) -> None:
+        source.ledger.drop(reason)
+        self._emitter.outcome(frame, reason, frame.look)
 
     def _time_of(self, frame: Frame) -> float:
         if self._options.as_fast_as_possible and frame.t_media_s is not None:
@@ -217,7 +237,7 @@ class VisionWorker:
 
     def _past_the_end(self, frame: Frame) -> bool:
         limit_s = self._options.duration_s
-        if limit_s is None or not self._options.as_fast_as_possible:
+        if limit_s is None or not self._options.as_fast_as_possible or frame.look is not None:
             return False
         return frame.t_media_s is not None and frame.t_media_s >= limit_s
 
@@ -229,7 +249,6 @@ class VisionWorker:
             self._emitter.report(error, "classify", frame.source)
             return False
         now_s = self._clock.now_s()
-        latency_ms = 1e3 * (now_s - frame.t_capture_s)
         told = (item for item in result.labels if item.score >= self._options.score_min)
         kept = tuple(item for item in told if wanted is None or item.label in wanted)[: self._options.top]
         event = LabelsEvent(
@@ -238,9 +257,9 @@ class VisionWorker:
             frame=frame.id,
             t_capture_s=frame.t_capture_s,
             model_ms=result.model_ms,
-            latency_ms=latency_ms,
+            latency_ms=frame.age_ms(now_s),
         )
-        self._emit(event, "classify", began_s, now_s)
+        self._emit(event, frame, "classify", began_s, now_s)
         return True
 
     def _detect(self, frame: Frame) -> bool:
@@ -262,63 +281,66 @@ class VisionWorker:
             frame=frame.id,
             t_capture_s=frame.t_capture_s,
             model_ms=result.model_ms,
-            latency_ms=1e3 * (now_s - frame.t_capture_s),
+            latency_ms=frame.age_ms(now_s),
         )
-        self._emit(event, "detect", began_s, now_s)
+        self._emit(event, frame, "detect", began_s, now_s)
         return True
 
-    def _emit(self, event: LabelsEvent | DetectionsEvent, task: str, began_s: float, now_s: float) -> None:
-        """Emits what was seen in a frame, and counts its times."""
-        out_s = self._emitter.emit(event).t_s
-        self._stats.frame_result(1e3 * (out_s - event.t_capture_s), event.model_ms)
-        self._stats.stage(task, 1e3 * (now_s - began_s))
-        self._stats.stage("emit", 1e3 * (out_s - now_s))
-
-    def _answer(self, frame: Frame) -> bool:
-        question = self._questions.popleft()
+    def _caption(self, frame: Frame) -> bool:
         began_s = self._clock.now_s()
         try:
-            result = self._model.answer(
-                [frame.image],
-                question.text,
-                max_new_tokens=self._options.max_new_tokens,
-                on_text=lambda text: self._delta(frame, question, text),
-            )
-        except _Stopped:
-            self._emitter.emit(InterruptedEvent(source=frame.source, what="answer"))
-            return False
+            result = self._model.caption(frame.image, max_new_tokens=self._options.max_new_tokens)
         except Exception as error:
-            self._emitter.report(error, "answer", frame.source)
+            self._emitter.report(error, "caption", frame.source)
             return False
         now_s = self._clock.now_s()
-        self._emitter.emit(
-            AnswerEvent(
-                source=frame.source,
-                question_id=question.id,
-                question=question.text,
-                text=result.text,
-                frames=(frame.id,),
-                t_capture_s=frame.t_capture_s,
-                ttft_ms=result.ttft_ms,
-                model_ms=result.model_ms,
-                latency_ms=1e3 * (now_s - frame.t_capture_s),
-            )
+        event = CaptionEvent(
+            source=frame.source,
+            text=result.text,
+            confidence=result.confidence,
+            frames=(frame.id,),
+            t_capture_s=frame.t_capture_s,
+            model_ms=result.model_ms,
+            latency_ms=frame.age_ms(now_s),
         )
-        self._stats.stage("answer", 1e3 * (now_s - began_s))
+        self._emit(event, frame, "caption", began_s, now_s)
         return True
 
-    def _delta(self, frame: Frame, question: Question, text: str) -> None:
-        if self._stop.is_set():
-            raise _Stopped
-        now_s = self._clock.now_s()
+    def _describe(self, frame: Frame) -> bool:
+        """What the window shows that this frame is the newest of. One frame alone waits for the next."""
+        shown = self._windows[frame.source].shown
+        if len(shown) < 2:
+            return True
+        began_s = self._clock.now_s()
+        images, times_s = [f.image for f, _ in shown], [t_s for _, t_s in shown]
+        try:
+            result = self._model.describe(images, times_s, max_new_tokens=self._options.max_new_tokens)
+        except Exception as error:
+            self._emitter.report(error, "describe", frame.source)
+            return False
         self._emitter.emit(
-            AnswerDeltaEvent(
+            DescriptionEvent(
                 source=frame.source,
-                question_id=question.id,
-                question=question.text,
-                text=text,
-                frames=(frame.id,),
-                t_capture_s=frame.t_capture_s,
-                latency_ms=1e3 * (now_s - frame.t_capture_s),
+                text=result.text,
+                t_start_s=times_s[0],
+                t_end_s=times_s[-1],
+                frames=tuple(f.id for f, _ in shown),
             )
         )
+        self._stats.stage("describe", 1e3 * (self._clock.now_s() - began_s))
+        return True
+
+    def _emit(
+        self,
+        event: LabelsEvent | DetectionsEvent | CaptionEvent,
+        frame: Frame,
+        task: str,
+        began_s: float,
+        now_s: float,
+    ) -> None:
+        """Emits what was seen in a frame, and counts its times."""
+        out_s = self._emitter.emit(event).t_s
+        self._model_ms += event.model_ms
+        self._stats.frame_result(frame.age_ms(out_s), self._model_ms)
+        self._stats.stage(task, 1e3 * (now_s - began_s))
+        self._stats.stage("emit", 1e3 * (out_s - now_s))

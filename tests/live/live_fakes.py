@@ -12,7 +12,7 @@ import numpy as np
 
 from edgemm.live.events import Event
 from edgemm.live.sinks.base import Item, SinkContext, SinkLimits
-from edgemm.results import Answer, Label, Labels, Transcript
+from edgemm.results import Answer, Caption, DetectedObject, Detections, Label, Labels, Transcript
 
 
 class LoudVoice:
@@ -163,3 +163,45 @@ def moving_frames(n: int, size_px: tuple[int, int] = (320, 240)) -> list[np.ndar
         image[:, x : x + 20] = 240
         frames.append(image)
     return frames
+
+
+class HeldModel(FakeModel):
+    """A FakeModel that is warm when it is told so: what has to be there before the first frame can come."""
+
+    def __init__(self, *, work_s: float = 0.0, tasks: Sequence[str] | None = None) -> None:
+        super().__init__(work_s=work_s, tasks=tasks)
+        self.go = threading.Event()
+
+    def warm_up(self, tasks: Sequence[str]) -> None:
+        assert self.go.wait(20)
+        super().warm_up(tasks)
+
+
+class Seeing(FakeModel):
+    """Finds the yellow square of the test pattern, and says so."""
+
+    tasks = ("classify", "detect", "caption", "answer", "transcribe", "voice_activity")
+
+    def detect(self, image, *, score_min=0.5):
+        yellow = (image[..., 0] > 200) & (image[..., 1] > 180) & (image[..., 2] < 90)
+        rows, columns = np.nonzero(yellow)
+        if not len(rows):
+            return Detections((), 1.0)
+        box = tuple(float(v) for v in (columns.min(), rows.min(), columns.max(), rows.max()))
+        return Detections((DetectedObject("square", 0.97, box),), 1.0)
+
+    def caption(self, image, *, max_new_tokens=64):
+        return Caption("a yellow square on a gradient", (1, 2), 0.9, 1.0)
+
+
+def until(ready: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Waits for something to come true."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.01)
+
+
+def open_files() -> int:
+    """How many descriptors this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))

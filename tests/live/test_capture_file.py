@@ -75,7 +75,8 @@ def test_slow_taker_gets_the_newest(clip: Path) -> None:
     assert counts.captured == 60
     assert counts.in_flight == 0
     assert counts.processed == len(taker.frames)
-    assert 15 <= counts.processed <= 24
+    played_s = taker.taken_s[-1] - taker.taken_s[0]  # 2 s, and what the machine stood still
+    assert 15 <= counts.processed <= 4 + played_s / 0.1
     assert counts.dropped == {"superseded": 60 - counts.processed}
     assert read_clock(taker.frames[-1].image) == 59
     assert watch.epoch.start_s is not None

@@ -337,4 +337,4 @@ def test_cutter_fills_up_the_end() -> None:
     cutter = BlockCutter("file", live=False)
     blocks = cutter.push(Sound(np.ones(700, np.float32), 16_000), 0.0) + cutter.flush()
     assert [len(block.samples) for block in blocks] == [512, 512]
-    assert blocks[1].samples.sum() == 188
+    assert blocks[1].samples.sum() == pytest.approx(188, abs=0.01)  # steps of 16 bit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 
@@ -10,14 +11,14 @@ import numpy as np
 import pytest
 
 from edgemm.live.event_schema import event_schema
-from edgemm.live.events import DetectionsEvent, TrackedObject, to_json
+from edgemm.live.events import AnswerEvent, CaptionEvent, DetectionsEvent, LabelsEvent, TrackedObject, to_json
 from edgemm.live.frames import Frame
 from edgemm.live.options import StreamOptions
 from edgemm.live.overlay import Overlay, Results
 from edgemm.live.pipeline import Pipeline
 from edgemm.live.sinks.text import TextSink
 from edgemm.live.tracking import Tracker, iou
-from edgemm.results import DetectedObject, Detections
+from edgemm.results import DetectedObject, Detections, Label
 from tests.live.live_fakes import FakeModel, KeepSink
 
 
@@ -147,6 +148,27 @@ def test_frames_are_drawn_around_objects():
     assert (image == 60).all()
 
 
+def test_the_caption_of_its_camera_is_drawn_below_until_there_is_an_answer():
+    frame = Frame(0, "camera.1", np.full((240, 320, 3), 60, np.uint8), 0.0)
+    caption = CaptionEvent(
+        source="camera.1", text="a cup", confidence=None, frames=(0,), t_capture_s=0.0, model_ms=1.0, latency_ms=2.0
+    )
+    results = Results()
+    results.update(dataclasses.replace(caption, source="camera.0"))
+    assert (Overlay().draw(frame, results) == 60).all()
+    results.update(caption)
+    changed = (Overlay().draw(frame, results) != 60).any(2)
+    assert changed[160:].any()
+    assert not changed[:160].any()
+    results.update(AnswerEvent(
+        question_id=0, question="what?", text="a cup", frames=(0,), t_capture_s=0.0, ttft_ms=1.0, model_ms=1.0,
+        latency_ms=2.0,
+    ))  # fmt: skip
+    answered = Overlay().draw(frame, results)
+    results.captions.clear()
+    assert (Overlay().draw(frame, results) == answered).all()
+
+
 @pytest.mark.parametrize("corners", [(-50, -50, 5, 5), (300, 230, 400, 300), (0, 0, 320, 240), (10, 10, 10, 10)])
 def test_boxes_over_the_edge_are_drawn(corners):
     results = Results()
@@ -163,5 +185,19 @@ def test_lines_for_people_tell_what_changes(capsys):
     cup, dog = (TrackedObject(n, 0.9, (0.0, 0.0, 9.0, 9.0), 0) for n in ("cup", "dog"))
     for second, objects in enumerate([(cup,), (cup,), (dog, cup, cup), ()]):
         sink.handle(event(*objects, t_s=float(second)))
-    said = [line.split("sees")[1].strip() for line in capsys.readouterr().out.splitlines()]
+    said = [line.split("finds")[1].strip() for line in capsys.readouterr().out.splitlines()]
     assert said == ["cup", "2 cup, dog", "nothing"]
+
+
+def test_a_caption_that_stays_is_told_once_and_labels_keep_quiet(capsys):
+    import sys
+
+    sink = TextSink(sys.stdout)
+    told = {"source": "camera", "t_capture_s": 0.0, "model_ms": 1.0, "latency_ms": 1.0}
+    for t_s, text in enumerate(["a cup", "a cup", "a dog", "a dog", "a cup"]):
+        caption = CaptionEvent(**told, id=t_s, t_s=float(t_s), text=text, confidence=0.9, frames=(t_s,))
+        labels = LabelsEvent(**told, id=t_s, t_s=float(t_s), labels=(Label(text, 0.9),), frame=t_s)
+        sink.handle(caption)
+        sink.handle(labels)
+    said = [line.split("sees")[1].strip() for line in capsys.readouterr().out.splitlines()]
+    assert said == ["a cup", "a dog", "a cup"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -45,13 +46,25 @@ def played(tmp_path_factory):
 
 def test_it_hears_what_was_said_and_when(played):
     keep, _ = played
-    transcripts = keep.of("transcript")
+    transcripts = [event for event in keep.of("transcript") if event.final]
     assert [words(event.text) for event in transcripts] == [text.split() for text in SAID]
     start_s = keep.of("labels")[0].t_capture_s
     for event, (begin_s, end_s) in zip(transcripts, SPOKEN_S, strict=True):
         assert event.t_start_s - start_s == pytest.approx(begin_s, abs=0.5)
         assert event.t_end_s - start_s == pytest.approx(end_s, abs=0.5)
         assert event.latency_ms < 2000
+
+
+def test_partials_come_while_it_is_said_and_keep_what_was_stable(played):
+    keep, _ = played
+    partials = [event for event in keep.of("transcript") if not event.final]
+    assert partials
+    for before, after in itertools.pairwise(partials):
+        if before.utterance == after.utterance:
+            assert after.text.startswith(before.text[: before.stable_chars])
+            assert after.t_end_s > before.t_end_s
+    first = min(event.id for event in keep.of("transcript") if event.final)
+    assert partials[0].id < first
 
 
 def test_it_sees_a_cup_and_a_cat(played):

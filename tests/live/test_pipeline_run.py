@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -17,6 +18,7 @@ from edgemm.live.sinks.base import SinkLimits
 from edgemm.live.sinks.picture import PictureSink
 from edgemm.live.sinks.recording import McapSink
 from edgemm.live.sinks.video import VideoSink
+from edgemm.results import Caption, Description
 from tests.live.live_fakes import FakeModel, KeepSink
 
 
@@ -76,7 +78,7 @@ def test_only_some_labels_and_a_language(talking_clip):
     labels = [e.labels for e in keep.events if isinstance(e, LabelsEvent)]
     assert labels
     assert all(len(told) == 1 and told[0].label in ("blue", "red") for told in labels)
-    texts = [e.text for e in keep.events if isinstance(e, TranscriptEvent)]
+    texts = [e.text for e in keep.events if isinstance(e, TranscriptEvent) and e.final]
     assert texts
     assert all(text.endswith("of sound in de") for text in texts)
 
@@ -121,7 +123,7 @@ def test_speech_becomes_utterances(played):
     _, keep, _ = played
     edges = [(event.edge, event.utterance) for event in keep.of("speech")]
     assert edges == [("start", 0), ("end", 0), ("start", 1), ("end", 1)]
-    first, second = [e for e in keep.events if isinstance(e, TranscriptEvent)]
+    first, second = [e for e in keep.events if isinstance(e, TranscriptEvent) and e.final]
     labels = next(event for event in keep.events if isinstance(event, LabelsEvent))
     start_s = labels.t_capture_s  # the clip's own time 0
     assert first.t_start_s - start_s == pytest.approx(0.3 - 0.25, abs=0.1)
@@ -161,6 +163,47 @@ def test_as_fast_as_possible_drops_nothing(talking_clip):
     assert [event.frame for event in keep.of("labels")] == list(range(90))
     assert [event.utterance for event in keep.of("transcript")] == [0, 1]
     assert all(event.latency_ms >= 0 for event in keep.of("transcript"))
+
+
+class Curious(FakeModel):
+    """Hears questions."""
+
+    def transcribe(self, samples, **given):
+        return replace(super().transcribe(samples, **given), text="Where is it?")
+
+
+def test_what_is_asked_aloud_is_answered(talking_clip):
+    keep, _ = run(Curious(), cameras=(str(talking_clip),), as_fast_as_possible=True)
+    asked = [event.question for event in keep.of("answer")]
+    assert asked
+    assert set(asked) == {"Where is it?"}
+
+
+def test_captions_and_descriptions(silent_clip):
+    class Narrates(FakeModel):
+        tasks = ("caption", "describe")
+
+        def caption(self, image, *, max_new_tokens=64):
+            return Caption("a square", (1,), 0.9, 1.0)
+
+        def describe(self, frames, times_s, *, max_new_tokens=64):
+            assert len(frames) == len(times_s)
+            return Description(f"{len(frames)} frames", (1,), 0.9, 1.0)
+
+    options = {"cameras": (str(silent_clip),), "as_fast_as_possible": True, "window": 3, "window_fps": 2.0}
+    keep, _ = run(Narrates(), **options)
+    assert keep.of("caption")
+    assert not keep.of("description")
+    keep, summary = run(Narrates(), tasks=("caption", "describe"), **options)
+    assert [event.frames for event in keep.of("caption")] == [(i,) for i in range(summary.captured)]
+    told = keep.of("description")
+    assert [event.text for event in told][:3] == ["2 frames", "3 frames", "3 frames"]
+    assert all(
+        event.t_end_s - event.t_start_s == pytest.approx((len(event.frames) - 1) / 2, abs=0.05) for event in told
+    )
+    keep, summary = run(Narrates(), tasks=("describe",), **options)
+    assert summary.processed == len(keep.of("description")) + 1
+    assert set(summary.dropped) == {"paced"}
 
 
 def test_a_slow_model_sees_the_newest_frame(silent_clip):
@@ -301,3 +344,21 @@ def test_stop_interrupts_an_answer():
     pipeline.stop()
     assert [event.what for event in keep.of("interrupted")] == ["answer"]
     assert keep.events[-1].type == "summary"
+
+
+class Captioning(FakeModel):
+    """Takes 30 ms to caption a picture that it has classified."""
+
+    def caption(self, image, *, max_new_tokens=64):
+        began = time.perf_counter()
+        time.sleep(0.03)
+        return Caption("a picture", (1,), 0.9, 1e3 * (time.perf_counter() - began))
+
+
+def test_overhead_is_not_what_another_task_took():
+    model = Captioning(work_s=0.03, tasks=("classify", "caption"))
+    keep, summary = run(model, cameras=("test://?fps=5",), max_frames=6)
+    assert len(keep.of("labels")) == len(keep.of("caption")) == 6
+    waited = [caption.latency_ms - caption.model_ms for caption in keep.of("caption")]
+    assert min(waited) >= 30, "the caption waits for the labels"
+    assert summary.overhead_ms.p50 <= 5.0

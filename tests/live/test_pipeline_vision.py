@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgemm.live.frames import Frame
-from edgemm.live.vision import Freshness, Pacer
+from edgemm.live.pacing import Freshness, Pacer, Window
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
@@ -26,7 +26,15 @@ def test_pacer_does_not_catch_up_after_a_pause():
     assert [t for t in (0.0, 3.1, 3.2, 3.4, 3.5, 3.6) if pacer.due(t)] == [0.0, 3.1, 3.5]
 
 
-def test_a_frame_past_half_its_interval_is_stale():
+def test_a_window_whose_time_goes_back_begins_anew():
+    window = Window(4, 2.0)
+    for number, t_s in enumerate((10.0, 10.5, 11.0, 1.0, 1.5)):
+        assert window.due(t_s)
+        window.add(frame(number, t_s), t_s)
+    assert [t_s for _, t_s in window.shown] == [1.0, 1.5]
+
+
+def test_a_frame_that_waited_for_most_of_its_interval_is_stale():
     fresh = Freshness()
     assert not fresh.stale(frame(0, 0.0), 0.030)  # nothing is known of the camera yet
     assert not fresh.stale(frame(1, 0.033), 0.045)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 from edgemm.errors import SourceError
-from edgemm.live.capture import open_video
-from edgemm.live.devices import Camera, list_cameras
+from edgemm.live.capture import VideoCapture, open_video
+from edgemm.live.devices import Camera, lasting_link, list_cameras
 from edgemm.live.sources import v4l2
 from edgemm.live.sources.base import TransientSourceError, Wish
 from edgemm.live.sources.registry import KINDS, find_kind
@@ -30,6 +31,11 @@ from tests.rig.watching import Taker, Watch, wait_until
         ("rtsp://cam/1", True, "network"),
         ("rtsp://cam/1", False, "network"),
         ("http://cam/video.mjpg", True, "network"),
+        ("csi://0", True, "csi"),
+        ("screen://", True, "screen"),
+        ("screen://:1+10,20", True, "screen"),
+        ("browser://", True, "browser"),
+        ("browser://", False, "browser"),
         ("test://", True, "test"),
         ("test://?hz=100", False, "test"),
         ("film.mp4", True, "file"),
@@ -45,7 +51,7 @@ def test_kind_of_a_spec(spec: str, video: bool, kind: str) -> None:
     assert find_kind(spec, video=video).name == kind
 
 
-@pytest.mark.parametrize("spec", ["csi://0", "screen://", "browser://", "elephant", "ftp://a:pw@b/c"])
+@pytest.mark.parametrize("spec", ["telepathy://", "elephant", "ftp://a:pw@b/c"])
 def test_unknown_spec_lists_what_is_accepted(spec: str) -> None:
     with pytest.raises(SourceError, match="takes:") as caught:
         find_kind(spec, video=True)
@@ -131,6 +137,83 @@ def test_v4l2_unplugged_and_back(fake_camera: Path) -> None:
     assert all(camera.released for camera in FakeCapture.opened)
 
 
+def test_v4l2_compressed_pictures_where_raw_ones_do_not_fit(fake_camera: Path) -> None:
+    mjpg = cv2.VideoWriter.fourcc(*"MJPG")
+    for wish, asked in ((Wish(), None), (Wish(fps=15.0), None), (Wish(fps=30.0), mjpg), (Wish((640, 480)), mjpg)):
+        reader = v4l2.V4l2Reader("0", wish)
+        reader.open()
+        reader.close()
+        assert FakeCapture.opened[-1].settings.get(cv2.CAP_PROP_FOURCC) == asked
+
+
+def test_v4l2_grey_pictures(fake_camera: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeCapture, "read", lambda self: (True, np.full((4, 6), 77, np.uint8)))
+    reader = v4l2.V4l2Reader("0", Wish())
+    reader.open()
+    picture = reader.read()
+    reader.close()
+    assert picture is not None
+    assert picture[0].shape == (4, 6, 3)
+    assert set(picture[0].ravel()) == {77}
+
+
+def _plug(dev: Path, number: int, link: str | None, folder: str = "by-id") -> None:
+    (dev / f"video{number}").touch()
+    if link is not None:
+        (dev / "v4l" / folder).mkdir(parents=True, exist_ok=True)
+        (dev / "v4l" / folder / link).symlink_to(dev / f"video{number}")
+
+
+def test_v4l2_names_that_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _plug(tmp_path, 0, "usb-C270_1234-video-index0")
+    _plug(tmp_path, 2, "pci-0000:00:14.0-usb-0:1:1.0-video-index0", "by-path")
+    _plug(tmp_path, 4, None)
+    _plug(tmp_path, 0, "pci-0000:00:14.0-usb-0:2:1.0-video-index0", "by-path")
+    links = tmp_path / "v4l"
+    by_id, by_path = (
+        f"{links}/by-id/usb-C270_1234-video-index0",
+        f"{links}/by-path/pci-0000:00:14.0-usb-0:1:1.0-video-index0",
+    )
+    assert [lasting_link(tmp_path / f"video{number}", links) for number in (0, 2, 4)] == [by_id, by_path, ""]
+    monkeypatch.setattr(v4l2, "lasting_link", lambda device: lasting_link(tmp_path / device.name, links))
+    assert [v4l2.lasting_path(spec) for spec in ("0", "/dev/video0", "2")] == [by_id, by_id, by_path]
+    for spec in ("4", "/dev/video4", "c270", by_id):
+        assert v4l2.lasting_path(spec) == spec
+
+
+def test_v4l2_comes_back_under_another_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replugged, the camera is video1, and video0 is another one: the link is followed."""
+    FakeCapture.opened = []
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    _plug(tmp_path, 0, "usb-C270-video-index0")
+    link = tmp_path / "v4l" / "by-id" / "usb-C270-video-index0"
+    monkeypatch.setattr(v4l2, "device_path", lambda spec: tmp_path / "video0" if spec == "0" else Path(spec))
+    kind = replace(find_kind("0", video=True), lasting=lambda spec: lasting_link(tmp_path / "video0", tmp_path / "v4l"))
+    watch = Watch()
+    capture = VideoCapture(
+        "0",
+        name="camera",
+        kind=kind,
+        clock=watch.clock,
+        epoch=watch.epoch,
+        on_status=watch.on_status,
+    )
+
+    def read(self: FakeCapture) -> tuple[bool, Any]:
+        self.n += 1
+        if self.n == 4 and len(self.opened) == 1:
+            link.unlink()
+            (tmp_path / "video1").touch()
+            link.symlink_to(tmp_path / "video1")
+            return False, None
+        return True, np.zeros((4, 6, 3), np.uint8)
+
+    monkeypatch.setattr(FakeCapture, "read", read)
+    with Taker(capture):
+        watch.wait_for("reconnected")
+    assert [Path(camera.path).name for camera in FakeCapture.opened] == ["video0", "video1"]
+
+
 def test_v4l2_busy(fake_camera: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeCapture, "isOpened", lambda self: False)
     with pytest.raises(TransientSourceError, match="cannot be opened"):
@@ -189,8 +272,10 @@ def test_cameras_by_their_capabilities(tmp_path: Path, monkeypatch: pytest.Monke
         (tmp_path / "sys" / name).mkdir(parents=True)
         (tmp_path / "sys" / name / "name").write_text("HD Webcam\n")
         (tmp_path / name).touch()
+    _plug(tmp_path, 0, "usb-HD-video-index0")
     (camera,) = list_cameras(tmp_path / "sys", tmp_path)
     assert camera.spec == str(tmp_path / "video0")
+    assert camera.lasting == str(tmp_path / "v4l/by-id/usb-HD-video-index0")
     assert [(f.name, f.largest_px) for f in camera.formats] == [("MJPG", (1920, 1080))]
 
 
@@ -207,14 +292,11 @@ def test_painted_clock(size_px: tuple[int, int], value: int) -> None:
 
 @pytest.mark.parametrize("spec", ["test://?size=big", "test://?fps=0", "test://?sise=64x64"])
 def test_a_wrong_test_pattern_is_refused(spec: str) -> None:
-    with pytest.raises(SourceError, match="is not a test pattern"):
-        open_video(
-            spec,
-            name="camera",
-            clock=(watch := Watch()).clock,
-            epoch=watch.epoch,
-            on_status=watch.on_status,
-        )._make_reader()
+    watch = Watch()
+    capture = open_video(spec, name="camera", clock=watch.clock, epoch=watch.epoch, on_status=watch.on_status)
+    capture.start()
+    wait_until(lambda: capture.ended)
+    assert "is not a test pattern" in str(capture.error)
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -1,7 +1,8 @@
 """A network camera in this process: MJPEG over HTTP, with its clock painted into the pictures.
 
-It can freeze (the connection stays, nothing comes), drop (the connection ends), send garbage
-between pictures, change its size, refuse (401, 404) and be unplugged (the port closes).
+It can freeze (the connection stays, nothing comes), drip (a byte now and then), drop (the connection ends), send
+garbage between pictures or nothing but noise, change its size and its rate, refuse (401, 404) and be unplugged (the
+port closes).
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ class _Server(ThreadingHTTPServer):
 class MjpegCamera:
     """`with MjpegCamera() as camera: ... camera.url`. Set its attributes to play a fault."""
 
-    def __init__(self, *, fps: float = 30.0, size_px: tuple[int, int] = (640, 480)) -> None:
+    def __init__(self, *, fps: float = 30.0, size_px: tuple[int, int] = (640, 480), port: int = 0) -> None:
         self.fps, self.size_px = fps, size_px
         self.frozen = threading.Event()
+        self.dripping = threading.Event()
         self.garbage = False
+        self.noise = False
         self.status = 200
         self.sent = 0
         self._hang_up = 0
         self._server: _Server | None = None
-        self.port = 0
+        self.port = port
 
     @property
     def url(self) -> str:
@@ -97,7 +100,12 @@ class MjpegCamera:
                 continue
             time.sleep(max(0.0, due_s - time.monotonic()))
             due_s += 1 / self.fps
-            handler.wfile.write(self._part())
+            part = np.random.default_rng(self.sent).bytes(20_000) if self.noise else self._part()
+            while self.dripping.is_set() and mine == self._hang_up and part:
+                handler.wfile.write(part[:1])
+                part = part[1:]
+                time.sleep(0.05)
+            handler.wfile.write(part)
             self.sent += 1
 
     def _part(self) -> bytes:

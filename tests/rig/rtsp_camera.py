@@ -1,4 +1,4 @@
-"""A real RTSP camera (H.264 and PCMA): GStreamer's server in a process of its own.
+"""A real RTSP camera (H.264 or JPEG, and PCMA): GStreamer's server in a process of its own.
 
 It freezes with SIGSTOP and is unplugged with SIGKILL. Needs Debian's gir1.2-gst-rtsp-server-1.0
 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly. The
@@ -35,6 +35,7 @@ class RtspCamera:
 
     def __init__(self, *, size: str = "640x480", fps: int = 30) -> None:
         self._size, self._fps = size, fps
+        self.codec = "h264"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -58,7 +59,7 @@ class RtspCamera:
 
     def plug(self) -> None:
         """Starts the camera and waits until it listens."""
-        command = [SYSTEM_PYTHON, __file__, str(self.port), self._size, str(self._fps)]
+        command = [SYSTEM_PYTHON, __file__, str(self.port), self._size, str(self._fps), self.codec]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "up\n"
@@ -83,7 +84,13 @@ class RtspCamera:
             process.stdout.close()
 
 
-def serve(port: str, size: str, fps: str) -> None:
+ENCODERS = {
+    "h264": "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30 ! rtph264pay name=pay0 pt=96",
+    "jpeg": "videoconvert ! video/x-raw,format=I420 ! jpegenc ! rtpjpegpay name=pay0 pt=26",
+}
+
+
+def serve(port: str, size: str, fps: str, codec: str) -> None:
     import gi
 
     gi.require_version("Gst", "1.0")
@@ -100,8 +107,7 @@ def serve(port: str, size: str, fps: str) -> None:
     factory.set_launch(
         f"( videotestsrc is-live=true pattern=ball"
         f" ! video/x-raw,width={width},height={height},framerate={fps}/1"
-        " ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30"
-        " ! rtph264pay name=pay0 pt=96"
+        f" ! {ENCODERS[codec]}"
         " audiotestsrc is-live=true ! audio/x-raw,rate=8000,channels=1"
         " ! alawenc ! rtppcmapay name=pay1 pt=97 )"
     )

@@ -6,21 +6,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edgemm.errors import EdgemmError, StorageError
 from edgemm.live.events import Event
-from edgemm.live.frames import AudioBlock, Frame
+from edgemm.live.frames import AudioBlock, Frame, FrameOutcome, Packet
 
-Item = Event | Frame | AudioBlock
+Item = Event | Frame | AudioBlock | Packet | FrameOutcome
 
 
 @dataclass(frozen=True)
 class SinkContext:
     """What a sink may need of its pipeline. `has_sound` and `has_picture` say which inputs the run
     has; with `media_time` (as fast as possible) sources are not played in real time, so media
-    time counts and not the clock. `stop` ends the run and returns at once."""
+    time counts and not the clock. `stop` ends the run and returns at once.
+
+    `report` makes an `error` event of what a sink lived through, from any thread, at once. `ask` is
+    the pipeline's, None where it cannot answer. `closing` says that nothing more will be put, and
+    `patient(False)` that nobody shall wait for this sink (its other end is away). `stopping` says that the run is being
+    broken off. A sink that speaks says so with `talking(True, mute)`, and with False when it is silent: with `mute` the
+    microphone is not listened to meanwhile. `tasks` are what the run does; `switch(task, on)` stops and resumes
+    one that looks at pictures (False: it cannot be)."""
 
     has_picture: bool
     has_sound: bool
@@ -28,16 +35,28 @@ class SinkContext:
     wall_offset_s: float
     stop: Callable[[], None]
     epoch_s: Callable[[], float | None] = lambda: None
+    report: Callable[[EdgemmError], None] = lambda error: None
+    ask: Callable[[str], int] | None = None
+    closing: Callable[[], bool] = lambda: False
+    patient: Callable[[bool], None] = lambda patient: None
+    stopping: Callable[[], bool] = lambda: False
+    talking: Callable[[bool, bool], None] = lambda on, mute: None
+    tasks: tuple[str, ...] = ()
+    switch: Callable[[str, bool], bool] = lambda task, on: False
 
 
 @dataclass(frozen=True)
 class SinkLimits:
     """How many items may wait before a sink; 0: it does not take that kind. When a kind is full its
-    oldest item is dropped and counted."""
+    oldest item is dropped and counted. `packets` are pictures as their sources encode them, and what became of each
+    frame; asking for them makes the sources keep them. Of the event types in `latest` only the newest waits; the
+    ones that it replaces are not counted."""
 
     events: int = 4096
     frames: int = 0
     blocks: int = 0
+    packets: int = 0
+    latest: frozenset[str] = frozenset()
 
 
 class Sink(Protocol):
@@ -58,20 +77,21 @@ class Sink(Protocol):
 
 
 def _kind(item: Item) -> int:
-    return 0 if isinstance(item, Event) else 1 if isinstance(item, Frame) else 2
+    kinds = (Event, Frame, AudioBlock)
+    return next((number for number, kind in enumerate(kinds) if isinstance(item, kind)), len(kinds))
 
 
 class SinkQueue:
-    """Items of three kinds, taken in the order in which they were put; each kind is bounded.
+    """Items of four kinds, taken in the order in which they were put; each kind is bounded.
 
     Nobody waits for a queue that is not `patient`, whatever the caller allows.
     """
 
     def __init__(self, limits: SinkLimits) -> None:
         self.limits = limits
-        self._limits = (limits.events, limits.frames, limits.blocks)
+        self._limits = (limits.events, limits.frames, limits.blocks, limits.packets)
         self._changed = threading.Condition()
-        self._items: tuple[deque[tuple[int, Item]], ...] = (deque(), deque(), deque())
+        self._items: tuple[deque[tuple[int, Item]], ...] = (deque(), deque(), deque(), deque())
         self._sequence = 0
         self._closed = False
         self.dropped = 0
@@ -89,8 +109,10 @@ class SinkQueue:
             return
         with self._changed:
             waiting = self._items[kind]
+            if isinstance(item, Event) and item.type in self.limits.latest:
+                self._forget(item.type)
             if self.patient and wait_s > 0 and len(waiting) >= limit:
-                self._changed.wait_for(lambda: self._closed or len(waiting) < limit, wait_s)
+                self._changed.wait_for(lambda: self._closed or not self.patient or len(waiting) < limit, wait_s)
             if self._closed:
                 return
             if len(waiting) >= limit:
@@ -121,6 +143,17 @@ class SinkQueue:
                     queue.clear()
             self._changed.notify_all()
 
+    def be_patient(self, patient: bool) -> None:
+        """Whether a caller may wait from now on; those who do are let go."""
+        with self._changed:
+            self.patient = patient
+            self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more will be put."""
+        return self._closed
+
     @property
     def empty(self) -> bool:
         """Nothing waits."""
@@ -129,6 +162,13 @@ class SinkQueue:
 
     def _waiting(self) -> bool:
         return any(self._items)
+
+    def _forget(self, event_type: str) -> None:
+        events = self._items[0]
+        for index, (_, item) in enumerate(events):
+            if isinstance(item, Event) and item.type == event_type:
+                del events[index]
+                return
 
 
 class SinkRunner:
@@ -142,7 +182,7 @@ class SinkRunner:
     ) -> None:
         self.sink = sink
         self.queue = SinkQueue(sink.limits)
-        self._context = context
+        self._context = replace(context, closing=lambda: self.queue.closed, patient=self.queue.be_patient)
         self._on_failure = on_failure
         self._thread = threading.Thread(target=self._run, name=f"edgemm-{sink.name}", daemon=True)
 

@@ -49,6 +49,7 @@ class PictureSink:
                 kept = copy.copy(self._results)
                 kept.labels = dict(self._results.labels)
                 kept.detections = dict(self._results.detections)
+                kept.captions = dict(self._results.captions)
                 self._best = (worth, item, kept)
 
     def close(self) -> None:

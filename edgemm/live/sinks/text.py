@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from edgemm.live.events import (
     AnswerEvent,
     AudioGapEvent,
     CaptionEvent,
+    DescriptionEvent,
     DetectionsEvent,
     ErrorEvent,
     Event,
@@ -23,18 +24,22 @@ from edgemm.live.events import (
 from edgemm.live.overlay import label_name
 from edgemm.live.sinks.base import Item, SinkContext, SinkLimits
 
-_LABELS_EVERY_S = 0.5
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_CHANGES_EVERY_S = 0.5
 _GUESS = 0.2
 _COLOURS = {
-    "sees": "cyan", "hears": "green", "answers": "magenta", "error": "bold red", "source": "dim",
+    "sees": "cyan", "finds": "cyan", "saw": "cyan", "hears": "green", "answers": "magenta", "error": "bold red",
+    "source": "dim",
 }  # fmt: skip
 
 
 class TextSink:
     """Writes to a text stream, coloured where that is a terminal.
 
-    A label is written when another one comes first than before and is not a mere guess, at most
-    twice a second, so a picture that stays the same stays one line.
+    What is seen is written when it changes, at most twice a second, so a picture that stays the same stays one line:
+    the first label where it is no mere guess and no caption says more, objects, captions and descriptions each.
     """
 
     name = "text"
@@ -44,8 +49,7 @@ class TextSink:
     def __init__(self, out: IO[str]) -> None:
         self._out = out
         self._console: Any = None
-        self._first_label: dict[str | None, str] = {}
-        self._labels_s: dict[str | None, float] = {}
+        self._told: dict[tuple[str | None, type[Event]], tuple[str, float]] = {}
 
     def open(self, context: SinkContext) -> None:
         """Takes rich where the stream is a terminal."""
@@ -62,6 +66,9 @@ class TextSink:
             self._labels(item)
         elif isinstance(item, DetectionsEvent):
             self._objects(item)
+        elif isinstance(item, (CaptionEvent, DescriptionEvent)):
+            word, text = _line(item)
+            self._change(item, word, text, text)
         elif isinstance(item, Event):
             word, text = _line(item)
             if text:
@@ -71,24 +78,25 @@ class TextSink:
         """The stream stays open."""
 
     def _labels(self, event: LabelsEvent) -> None:
-        if not event.labels:
+        if not event.labels or event.labels[0].score < _GUESS or (event.source, CaptionEvent) in self._told:
             return
         first = event.labels[0]
-        recent = event.t_s - self._labels_s.get(event.source, -1e9) < _LABELS_EVERY_S
-        if recent or first.score < _GUESS or self._first_label.get(event.source) == first.label:
-            return
-        self._first_label[event.source], self._labels_s[event.source] = first.label, event.t_s
-        self._write(event, "sees", f"{label_name(first.label)}  {first.score:.2f}")
+        self._change(event, "sees", first.label, f"{label_name(first.label)}  {first.score:.2f}")
 
     def _objects(self, event: DetectionsEvent) -> None:
-        """Which labels are there and how often, when that changes."""
+        """Which labels are there and how often."""
         counts = Counter(label_name(item.label) for item in event.objects)
         text = ", ".join(f"{n} {name}" if n > 1 else name for name, n in sorted(counts.items()))
-        recent = event.t_s - self._labels_s.get(event.source, -1e9) < _LABELS_EVERY_S
-        if recent or self._first_label.get(event.source, "") == text:
-            return
-        self._first_label[event.source], self._labels_s[event.source] = text, event.t_s
-        self._write(event, "sees", text or "nothing")
+        if text or (event.source, DetectionsEvent) in self._told:
+            self._change(event, "finds", text, text or "nothing")
+
+    def _change(self, event: Event, word: str, said: str, line: str) -> None:
+        """Writes `line` where `said` is another than before of this kind and source."""
+        key = (event.source, type(event))
+        before, t_s = self._told.get(key, (None, -1e9))
+        if said != before and event.t_s - t_s >= _CHANGES_EVERY_S:
+            self._told[key] = said, event.t_s
+            self._write(event, word, line)
 
     def _write(self, event: Event, word: str, text: str) -> None:
         several = event.source not in (None, "camera", "mic")
@@ -104,19 +112,24 @@ class TextSink:
         self._console.print(line.append(origin + text))
 
     def _write_summary(self, event: SummaryEvent) -> None:
-        rows = summary_rows(event)
         if self._console is None:
+            rows = summary_rows(event)
             width = max(len(name) for name, _ in rows)
             self._out.write("\n" + "".join(f"{name:<{width}}  {text}\n" for name, text in rows))
             self._out.flush()
             return
-        from rich.table import Table
-
-        table = Table(show_header=False, box=None, pad_edge=False)
-        for name, text in rows:
-            table.add_row(f"[dim]{name}[/dim]", text)
         self._console.print()
-        self._console.print(table)
+        self._console.print(summary_table(event))
+
+
+def summary_table(event: SummaryEvent) -> Table:
+    """The summary for a terminal."""
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, text in summary_rows(event):
+        table.add_row(f"[dim]{name}[/dim]", text)
+    return table
 
 
 def summary_rows(event: SummaryEvent) -> list[tuple[str, str]]:
@@ -138,7 +151,7 @@ def summary_rows(event: SummaryEvent) -> list[tuple[str, str]]:
         gaps = f", {event.audio_gaps} gaps" if event.audio_gaps else ", no gaps"
         rows.append(("sound", f"{event.audio_s:.1f} s{gaps}"))
     for name, stage in event.stages_ms.items():
-        if name in ("classify", "detect", "answer", "transcribe"):
+        if name in ("classify", "detect", "caption", "describe", "answer", "transcribe"):
             rows.append((name, f"p50 {stage.p50:.1f} ms, p99 {stage.p99:.1f} ms"))
     return rows
 
@@ -155,6 +168,8 @@ def _line(event: Event) -> tuple[str, str]:
         return "answers", f"{event.text}  ({event.question})"
     if isinstance(event, CaptionEvent):
         return "sees", event.text
+    if isinstance(event, DescriptionEvent):
+        return "saw", event.text
     if isinstance(event, ErrorEvent):
         return "error", f"{event.message}" + (f" ({event.hint})" if event.hint else "")
     if isinstance(event, StatusEvent):

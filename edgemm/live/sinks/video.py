@@ -65,9 +65,9 @@ class VideoSink:
             self._results.update(item)
         elif isinstance(item, Frame):
             self._frame(item)
-        elif self._writer is None:
+        elif self._writer is None and isinstance(item, AudioBlock):
             self._early = [*self._early[-1023:], item]
-        else:
+        elif isinstance(item, AudioBlock):
             self._sound(item)
 
     def close(self) -> None:

@@ -21,7 +21,8 @@ class TransientSourceError(SourceError):
 
 
 class Reader(Protocol[T_co]):
-    """Blocking access to one source, used by one thread. `open` may be called once.
+    """Blocking access to one source, used by one thread. `open` may be called once. A reader that can wait for
+    ever has a method `interrupt`, which lets `read` go, whatever thread it is called from.
 
     `read` returns None when the source has come to its end for good. Both raise
     TransientSourceError where trying again may help and SourceError where it cannot.
@@ -87,8 +88,9 @@ class SourceKind:
     `accepts` is how the kind is written, for people. `matches` decides by the text (and a look
     at the disk) whether a spec is of this kind. `live` sources are watched and reopened, others
     are paced and end. `encoded` reads pictures as the source encodes them. `probe` says cheaply
-    whether a lost source may be back.
-    `honours_fps`: the reader itself keeps to the wished rate.
+    whether a lost source may be back. `lasting` gives a spec of the same device that still means it
+    after a replug. `honours_fps`: the reader itself keeps to the wished rate.
+    `waits`: it gives its first item when a person wants it, however long that takes.
     """
 
     name: str
@@ -99,7 +101,13 @@ class SourceKind:
     audio: Callable[[str], AudioReader] | None = None
     encoded: Callable[[str], Reader[Encoded]] | None = None
     probe: Callable[[str], bool] | None = None
+    lasting: Callable[[str], str] | None = None
     honours_fps: bool = False
+    waits: bool = False
+
+    def lasting_spec(self, spec: str) -> str:
+        """The spec to open, now and after every loss: /dev/videoN may be another camera after a replug."""
+        return self.lasting(spec) if self.lasting else spec
 
 
 _USER = re.compile(r"(?<=://)([^/@\s:]*):([^/\s]*)@")
@@ -111,6 +119,20 @@ def redact(text: str) -> str:
     return _QUERY.sub(r"\1***", _USER.sub(r"\1:***@", text))
 
 
+def origin_of(reader: object) -> tuple[int, int] | None:
+    """The number of the packet that the reader's last picture was decoded from and the picture's quarter turns; None
+    where its packets are not recorded."""
+    origin: tuple[int, int] | None = getattr(reader, "origin", None)
+    return origin
+
+
 def decode_errors(reader: object) -> int:
     """How many broken pictures the reader has skipped since it was opened."""
     return int(getattr(reader, "decode_errors", 0))
+
+
+def interrupt(reader: object) -> None:
+    """Lets go a reader that can be: its `read` then returns or raises."""
+    let_go = getattr(reader, "interrupt", None)
+    if let_go is not None:
+        let_go()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,40 @@ from edgemm.live.sources.base import Picture, Sound, TransientSourceError, Wish,
 
 if TYPE_CHECKING:
     import av.container
+
+JUMP_BACK_S = 0.5
+
+_HINTS = {
+    "source": "is it on, and reachable?",
+    "source_auth": "check user, password and permissions",
+    "source_not_found": "check the path",
+    "source_refused": "check the address",
+    "source_unreachable": "is it on, and is this its address and port?",
+    "source_dns": "check the name, or give the IP address",
+    "source_tls": "does it speak TLS at this port? Otherwise write http:// or rtsp://",
+    "source_codec": "expected a media file or stream that FFmpeg reads",
+    "source_timeout": "is it on, and reachable?",
+}
+_WHY = {
+    "source_dns": "the name of the host is not known",
+    "source_tls": "no TLS connection comes about",
+}
+# Asking again cannot help where the answer was no.
+_FINAL = frozenset({"source_auth", "source_not_found", "source_refused", "source_tls", "source_codec"})
+_UNREACHABLE = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN})
+
+
+class Tap(Protocol):
+    """Is shown a container's packets as they are decoded."""
+
+    def begin(self, container: Container) -> None:
+        """The container is open."""
+
+    def before(self, packet: Any) -> None:
+        """This packet is decoded next."""
+
+    def after(self, packet: Any) -> None:
+        """It was decoded; it is not needed any more."""
 
 
 class Container:
@@ -34,14 +70,16 @@ class Container:
         import av
 
         for number, choice in enumerate(self._choices, 1):
+            began_s, (limit_s, _) = time.monotonic(), choice.get("timeout", (float("inf"), 0.0))
             try:
                 self._container = av.open(self._address, **choice)
                 break
-            except (av.error.InvalidDataError, ValueError) as error:
-                if number == len(self._choices):
+            except (av.error.FFmpegError, OSError, ValueError) as error:
+                # FFmpeg calls its own time-out invalid data, or an input/output error, as it happens
+                if time.monotonic() - began_s >= limit_s:
+                    self._fail(TimeoutError(f"no answer for {limit_s:.0f} s"))
+                if number == len(self._choices) or code_of(error) not in ("source", "source_codec"):
                     self._fail(error)
-            except (av.error.FFmpegError, OSError) as error:
-                self._fail(error)
         self._choose_stream()
 
     def _choose_stream(self) -> None:
@@ -51,7 +89,9 @@ class Container:
         if not streams or streams[0].codec_context is None:
             found = ", ".join(sorted({str(stream.type) for stream in container.streams})) or "none"
             self.close()
-            raise SourceError(f"{redact(self._address)} has no {self._media} stream (streams found: {found})")
+            raise SourceError(
+                f"{redact(self._address)} has no {self._media} stream (streams found: {found})", code="source_codec"
+            )
         self.stream = streams[0]
         if self.stream.codec_context.name == "mjpeg":
             # half a JPEG would otherwise come out as a picture that is half grey
@@ -63,6 +103,11 @@ class Container:
             self.stream.thread_type = "AUTO"
             start = container.start_time
             self.start_s = start / 1_000_000 if start is not None else 0.0
+
+    @property
+    def live(self) -> bool:
+        """Whether its end and time-outs are transient."""
+        return self._live
 
     @property
     def duration_s(self) -> float | None:
@@ -92,17 +137,23 @@ class Container:
         if self._live:
             raise TransientSourceError(f"{redact(self._address)} ended the stream")
 
-    def frames(self) -> Iterator[Any]:
+    def frames(self, tap: Tap | None = None) -> Iterator[Any]:
         """Decoded frames; packets that cannot be decoded are counted and skipped."""
         import av
 
         for packet in self.packets():
+            frames = []
+            if tap is not None:
+                tap.before(packet)
             try:
-                yield from packet.decode()
+                frames = packet.decode()
             except av.error.EOFError:
                 return
             except av.error.FFmpegError:
                 self.decode_errors += 1
+            if tap is not None:
+                tap.after(packet)
+            yield from frames
 
     def close(self) -> None:
         """Closes the container; called by the thread that reads it."""
@@ -110,30 +161,71 @@ class Container:
         if container is not None:
             container.close()
 
-    def _fail(self, error: Exception) -> NoReturn:
-        import av
+    def _cause(self, error: Exception) -> str:
+        """The error code of a failure."""
+        return code_of(error)
 
-        address, why = redact(self._address), redact(getattr(error, "strerror", "") or str(error))
+    def _fail(self, error: Exception) -> NoReturn:
+        code = self._cause(error)
+        address = redact(self._address)
+        why = _WHY.get(code) or redact(getattr(error, "strerror", "") or str(error))
         if isinstance(error, FileNotFoundError):
-            raise SourceError(f"{address} does not exist") from None
-        if isinstance(error, (av.error.HTTPClientError, PermissionError)):
-            raise SourceError(f"{address} refuses: {why}", hint="check user, password and path") from None
-        if isinstance(error, (av.error.InvalidDataError, ValueError)):
-            raise SourceError(
-                f"{address} holds no {self._media} that can be decoded: {why}",
-                hint="expected a media file or stream that FFmpeg reads",
-            ) from None
-        kind = TransientSourceError if self._live else SourceError
-        raise kind(f"{address} cannot be read: {why}", hint="is it on, and reachable?") from None
+            raise SourceError(f"{address} does not exist", code=code) from None
+        said = f"{address} cannot be read: {why}"
+        if code in ("source_auth", "source_not_found", "source_refused"):
+            said = f"{address} refuses: {why}"
+        elif code == "source_codec":
+            said = f"{address} holds no {self._media} that can be decoded: {why}"
+        final = not self._live or code in _FINAL
+        raise (SourceError if final else TransientSourceError)(said, hint=_HINTS[code], code=code) from None
+
+
+def code_of(error: Exception) -> str:
+    """The error code of what PyAV raises; "source" where FFmpeg does not tell."""
+    import av
+
+    if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError, PermissionError)):
+        return "source_auth"
+    if isinstance(error, (av.error.HTTPNotFoundError, FileNotFoundError)):
+        return "source_not_found"
+    if isinstance(error, av.error.HTTPClientError):
+        return "source_refused"
+    if isinstance(error, (av.error.ExitError, TimeoutError)):
+        return "source_timeout"
+    if isinstance(error, (av.error.InvalidDataError, av.error.DecoderNotFoundError, ValueError)):
+        return "source_codec"
+    return "source_unreachable" if getattr(error, "errno", None) in _UNREACHABLE else "source"
+
+
+class TimeLine:
+    """Media times that never go back far: where the time stamps begin anew (a spliced film, a counter that ran
+    over), what follows is placed after what was."""
+
+    def __init__(self) -> None:
+        self.empty = True
+        self._shift_s = self._last_s = self._end_s = 0.0
+
+    def place(self, t_s: float | None, length_s: float) -> float:
+        """The time of a piece with this time stamp (None: it follows on the one before); `length_s` is about as
+        long as it lasts."""
+        placed_s = self._end_s if t_s is None else t_s + self._shift_s
+        if not self.empty and placed_s < self._last_s - JUMP_BACK_S:
+            self._shift_s += self._end_s - placed_s
+            placed_s = self._end_s
+        self.empty, self._last_s, self._end_s = False, placed_s, placed_s + length_s
+        return placed_s
 
 
 class ContainerVideo:
-    """Pictures of a container, scaled on the way to RGB where a size is wished."""
+    """Pictures of a container, scaled on the way to RGB where a size is wished. A `tap`, set before it is opened, is
+    shown the packets; `origin` is then the last picture's packet number and quarter turns."""
 
     def __init__(self, container: Container, wish: Wish) -> None:
+        self.tap: Tap | None = None
+        self.origin: tuple[int, int] | None = None
         self._container, self._wish = container, wish
         self._frames: Iterator[Any] = iter(())
-        self._last_s: float | None = None
+        self._times = TimeLine()
         self._step_s = 1 / 30
 
     @property
@@ -146,21 +238,20 @@ class ContainerVideo:
         self._container.open()
         rate = self._container.stream.average_rate
         self._step_s = 1 / float(rate) if rate else 1 / 30
-        self._frames = self._container.frames()
+        if self.tap is not None:
+            self.tap.begin(self._container)
+        self._frames = self._container.frames(self.tap)
 
     def read(self) -> Picture | None:
         """The next picture with its media time (0 is the start of the container)."""
         frame = next(self._frames, None)
         if frame is None:
-            if self._last_s is None:
+            if self._times.empty:
                 self._container._fail(ValueError("no picture could be decoded"))
             return None
-        if frame.time is not None:
-            t_media_s = float(frame.time) - self._container.start_s
-        else:
-            t_media_s = 0.0 if self._last_s is None else self._last_s + self._step_s
-        self._last_s = t_media_s
-        return to_rgb(frame, self._wish.size_px), t_media_s
+        self.origin = None if self.tap is None or frame.opaque is None else (frame.opaque, turns_of(frame))
+        t_s = None if frame.time is None else float(frame.time) - self._container.start_s
+        return to_rgb(frame, self._wish.size_px), self._times.place(t_s, self._step_s)
 
     def close(self) -> None:
         """Closes the container."""
@@ -173,7 +264,7 @@ class ContainerAudio:
     def __init__(self, container: Container) -> None:
         self._container = container
         self._frames: Iterator[Any] = iter(())
-        self._mono: Any = None
+        self._times = TimeLine()
 
     def open(self) -> None:
         """Raises SourceError, TransientSourceError."""
@@ -185,17 +276,25 @@ class ContainerAudio:
         frame = next(self._frames, None)
         if frame is None:
             return None
-        t_media_s = None if frame.time is None else float(frame.time) - self._container.start_s
-        return Sound(to_mono(frame), int(frame.sample_rate), t_media_s=t_media_s)
+        samples, rate_hz = to_mono(frame), int(frame.sample_rate)
+        t_media_s = None
+        if frame.time is not None:
+            t_media_s = self._times.place(float(frame.time) - self._container.start_s, len(samples) / rate_hz)
+        return Sound(samples, rate_hz, t_media_s=t_media_s)
 
     def close(self) -> None:
         """Closes the container."""
         self._container.close()
 
 
-def to_rgb(frame: Any, size_px: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] of an av.VideoFrame, upright (the file's rotation is applied)."""
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+def turns_of(frame: Any) -> int:
+    """How many quarter turns an av.VideoFrame needs to be upright, as its file says."""
+    return round(getattr(frame, "rotation", 0) / 90) % 4
+
+
+def to_rgb(frame: Any, size_px: tuple[int, int] | None, turns: int | None = None) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] of an av.VideoFrame, upright after so many quarter turns (None: as its file says)."""
+    turns = turns_of(frame) if turns is None else turns
     width, height = size_px or (None, None)
     if turns % 2:
         width, height = height, width

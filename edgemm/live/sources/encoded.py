@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from edgemm.live.frames import Packet
 from edgemm.live.mcap_file import encode_jpeg
 from edgemm.live.sources.base import Encoded, Picture, Reader
 from edgemm.live.sources.container import Container, to_rgb
@@ -56,7 +58,7 @@ class EncodedContainer:
 
     def _annex_b(self, name: str, parameters: bytes) -> Iterator[Any]:
         packets = (packet for packet in self._container.packets() if packet.size)
-        if name not in _TO_ANNEX_B or not parameters or parameters.startswith(_START_CODES):
+        if not _is_packed(name, parameters):
             yield from packets
             return
         from av.bitstream import BitStreamFilterContext
@@ -70,6 +72,81 @@ class EncodedContainer:
         for frame in self._container.frames():
             t_media_s = None if frame.time is None else frame.time - self._container.start_s
             yield Encoded(encode_jpeg(to_rgb(frame, None)), "jpeg", t_media_s)
+
+
+class PacketTap:
+    """Hands on the packets of one opening of a source as they are decoded, and numbers them.
+
+    The decoder passes the number of a packet on to its frame. Codecs that a recording does not know are left alone.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        part: int,
+        numbers: Iterator[int],
+        hand_on: Callable[[Packet], None],
+        now_s: Callable[[], float],
+    ) -> None:
+        self._source, self._part, self._numbers = source, part, numbers
+        self._hand_on, self._now_s = hand_on, now_s
+        self._codec: str | None = None
+        self._parameters = b""
+        self._bits: Any = None
+        self._number = 0
+        self._key, self._first = False, True
+        self._container: Container | None = None
+        self._start_s: float | None = None
+
+    @staticmethod
+    def maker(source: str, hand_on: Callable[[Packet], None], now_s: Callable[[], float]) -> Callable[[], PacketTap]:
+        """Makes the tap of each opening; the numbers go on."""
+        parts, numbers = itertools.count(), itertools.count()
+        return lambda: PacketTap(source, next(parts), numbers, hand_on, now_s)
+
+    def begin(self, container: Container) -> None:
+        """The container is open."""
+        from av.bitstream import BitStreamFilterContext
+        from av.codec.context import Flags
+
+        context = container.stream.codec_context
+        self._codec, self._container = _OWN.get(context.name), container
+        if self._codec is None:
+            return
+        context.flags |= Flags.copy_opaque
+        self._parameters = bytes(context.extradata or b"")
+        if _is_packed(context.name, self._parameters):
+            self._bits = BitStreamFilterContext(_TO_ANNEX_B[context.name], container.stream)
+
+    def before(self, packet: Any) -> None:
+        """Numbers the packet."""
+        if self._codec is not None and packet.size:
+            self._number, self._key = next(self._numbers), bool(packet.is_keyframe)
+            packet.opaque = self._number
+
+    def after(self, packet: Any) -> None:
+        """Hands it on. The filter takes the packet's data away, so decoding comes first."""
+        if self._codec is None or self._container is None or not packet.size:
+            return
+        t_s, order_s = self._times_s(packet)
+        data = bytes(packet) if self._bits is None else b"".join(bytes(part) for part in self._bits.filter(packet))
+        if (self._key or self._first) and self._codec != "jpeg":
+            data = _with_parameters(data, self._codec, self._parameters)
+        self._first = False
+        live, key = self._container.live, self._key or self._codec == "jpeg"
+        self._hand_on(Packet(self._source, data, self._codec, self._number, self._part, key, live, t_s, order_s))
+
+    def _times_s(self, packet: Any) -> tuple[float, float]:
+        """A camera's pictures are of now; a file's are read ahead, so their own times count."""
+        now_s = self._now_s()
+        if self._container is None or self._container.live or packet.pts is None:
+            return now_s, now_s
+        base = packet.time_base
+        media_s = float(packet.pts * base)
+        if self._start_s is None:
+            self._start_s = now_s - media_s
+        order_s = media_s if packet.dts is None else float(packet.dts * base)
+        return self._start_s + media_s, self._start_s + order_s
 
 
 class EncodedPictures:
@@ -90,6 +167,11 @@ class EncodedPictures:
     def close(self) -> None:
         """Closes the reader."""
         self._reader.close()
+
+
+def _is_packed(name: str, parameters: bytes) -> bool:
+    """Whether a stream's units are preceded by their lengths, as in mp4, and not by start codes."""
+    return name in _TO_ANNEX_B and bool(parameters) and not parameters.startswith(_START_CODES)
 
 
 def _with_parameters(data: bytes, codec: str, parameters: bytes) -> bytes:

@@ -7,7 +7,19 @@ from pathlib import Path
 
 from edgemm.errors import SourceError
 from edgemm.live import microphone
-from edgemm.live.sources import encoded, file, folder, network, none, recording, testing, v4l2
+from edgemm.live.sources import (
+    browser,
+    encoded,
+    file,
+    folder,
+    gstreamer,
+    network,
+    none,
+    recording,
+    screen,
+    testing,
+    v4l2,
+)
 from edgemm.live.sources.base import AudioReader, SourceKind, VideoReader, Wish, redact
 
 _MEDIA = frozenset(
@@ -81,6 +93,33 @@ KINDS: tuple[SourceKind, ...] = (
         live=True,
         video=v4l2.V4l2Reader,
         probe=v4l2.plugged_in,
+        lasting=v4l2.lasting_path,
+    ),
+    SourceKind(
+        "csi",
+        "csi://0 (a Jetson's camera port)",
+        lambda spec: spec.startswith("csi://"),
+        live=True,
+        video=gstreamer.csi_video,
+        honours_fps=True,
+    ),
+    SourceKind(
+        "screen",
+        "screen:// (an X display)",
+        lambda spec: spec.startswith("screen://"),
+        live=True,
+        video=screen.screen_video,
+        honours_fps=True,
+    ),
+    SourceKind(
+        "browser",
+        "browser:// (of whoever looks at the live page, --web)",
+        lambda spec: spec.startswith(browser.SPEC),
+        live=True,
+        video=browser.BrowserVideo,
+        audio=browser.BrowserSound,
+        honours_fps=True,
+        waits=True,
     ),
     SourceKind(
         "recording",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgemm.errors import SourceError
-from edgemm.live.devices import Camera, list_cameras
+from edgemm.live.devices import Camera, lasting_link, list_cameras
 from edgemm.live.sources.base import Picture, TransientSourceError, Wish
 
 _INDEX = re.compile(r"\d{1,3}")
@@ -45,6 +45,13 @@ def device_path(spec: str) -> Path:
     return Path(matches[0].spec)
 
 
+def lasting_path(spec: str) -> str:
+    """udev's name of the camera that an index or /dev/videoN means now, where it has one, else the spec as it is.
+    A part of a name lasts by itself."""
+    numbered = _INDEX.fullmatch(spec) or spec.startswith("/dev/video")
+    return (lasting_link(device_path(spec)) if numbered else "") or spec
+
+
 def plugged_in(spec: str) -> bool:
     """Whether the device is there (again)."""
     try:
@@ -67,7 +74,7 @@ class V4l2Reader:
         path = device_path(self._spec)
         if not path.exists():
             raise _not_there(self._spec, str(path), list_cameras())
-        capture = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
+        capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_V4L2)
         if not capture.isOpened():
             capture.release()
             raise TransientSourceError(

@@ -1,0 +1,179 @@
+"""The live page in a real browser: what a person sees, and their own camera and microphone."""
+
+from __future__ import annotations
+
+import os
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from tests.live.live_fakes import Seeing, until
+from tests.live.web_browser import CLOCK, Browser, chromium, write_wav, write_y4m
+from tests.live.web_clients import WebSink, running
+
+# A hash of the picture that is shown.
+LOOK = """(() => {
+  const video = document.querySelector("#video"), canvas = document.createElement("canvas");
+  canvas.width = 32; canvas.height = 24;
+  const pen = canvas.getContext("2d");
+  pen.drawImage(video, 0, 0, 32, 24);
+  return pen.getImageData(0, 0, 32, 24).data.join();
+})()"""
+BOXES = """document.querySelector("#boxes").getContext("2d")
+  .getImageData(0, 0, document.querySelector("#boxes").width, document.querySelector("#boxes").height)
+  .data.some((value) => value > 0)"""
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A browser with the switches of a test."""
+    opened = []
+
+    def start(*switches):
+        opened.append(Browser(tmp_path, *switches))
+        return opened[-1]
+
+    chromium()
+    yield start
+    for one in opened:
+        one.close()
+
+
+def test_moving_pictures_a_caption_and_the_answer_to_a_typed_question(browser, tmp_path):
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, Seeing(work_s=0.01), camera="test://?size=640x480&fps=15") as pipeline:
+        page = browser()
+        page.open(sink.url)
+        page.until("document.querySelector('#video').width === 640")
+        seen = set()
+        until(lambda: seen.add(page.js(LOOK)) or len(seen) >= 4, 30)
+        page.until("document.querySelector('#caption').innerText === 'a yellow square on a gradient'")
+        page.until(BOXES)
+        page.type("#question", "what is here?")
+        page.until("document.querySelector('#answers .a')?.innerText === 'it is here'")
+        assert page.text("#answers .q") == "what is here?"
+        assert "camera: live" in page.text("#sources")
+        page.until("document.querySelector('#frames').innerText.includes('captured =')")
+        page.until("document.querySelectorAll('#stages .stage').length >= 4")
+        assert "numpy" in page.text("#parts")
+        page.js("[...document.querySelectorAll('#tasks button')].find((b) => b.innerText === 'detect').click()")
+        page.until("document.querySelector('#tasks [aria-pressed=false]')?.innerText === 'detect'")
+        assert page.js("document.documentElement.scrollWidth <= innerWidth")
+        page.js("document.querySelector('#record').click()")
+        page.until("document.querySelector('#record-state').innerText === '2 s'")
+        page.js("document.querySelector('#record').click()")
+        page.until("/^edgemm-.*[.](webm|mp4), [0-9.]+ MB$/.test(document.querySelector('#record-state').innerText)")
+        kept = Path(os.environ.get("EDGEMM_KEEP_PICTURES", tmp_path))
+        page.js("[...document.querySelectorAll('#tasks [aria-pressed=false]')].forEach((b) => b.click())")
+        page.until(BOXES)
+        page.js("document.activeElement.blur(), window.scrollTo(0, 0)")
+        page.look(kept / "light.png")
+        page.look(kept / "dark.png", dark=True)
+        page.look(kept / "phone.png", width=390, height=1800, phone=True)
+        assert page.js("document.documentElement.scrollWidth <= innerWidth")
+        assert not page.errors()
+        pipeline.stop()
+        page.until("document.querySelector('#link').innerText === 'the run has ended'")
+
+
+def test_the_last_minute_can_be_looked_back_at(browser):
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, Seeing(), camera="test://?size=320x240&fps=10"):
+        page = browser()
+        page.open(sink.url)
+        page.until(BOXES)
+        page.until("document.querySelector('#caption').innerText === 'a yellow square on a gradient'")
+        time.sleep(3.0)
+        now_ms = page.js(CLOCK)
+        for seconds in (-2, -1, -30):
+            page.js(f"document.querySelector('#back').value = {seconds};"
+                    "document.querySelector('#back').dispatchEvent(new Event('input'))")  # fmt: skip
+            time.sleep(0.3)
+            seen = [page.js(CLOCK), page.js(LOOK)]
+            if seconds > -30:
+                assert 1000 * seconds - 600 < seen[0] - now_ms < 1000 * seconds + 600
+                assert page.text("#caption") == "a yellow square on a gradient"
+            assert page.js(BOXES)
+            time.sleep(0.4)
+            assert seen == [page.js(CLOCK), page.js(LOOK)]
+        page.js("document.querySelector('#now').click()")
+        page.until(f"{CLOCK} > {now_ms + 1000}", 5)
+        assert page.js("document.querySelector('#now').hidden && document.querySelector('#back').value === '0'")
+        assert not page.errors()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing(browser, tmp_path, dark):
+    axe = files("axe_core_python").joinpath("axe.min.js").read_text("utf-8")
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, Seeing(), camera="test://?size=320x240&fps=10"):
+        page = browser()
+        page.open(sink.url)
+        page.until("document.querySelector('#caption').innerText === 'a yellow square on a gradient'")
+        page.until("document.querySelectorAll('#stages .stage').length >= 4")
+        page.look(tmp_path / "seen.png", dark=dark)
+        page.js(f"{axe}; true")
+        found = page.js(
+            "axe.run().then((r) => r.violations.map((v) => [v.id, v.impact, v.nodes[0].html.slice(0, 200)]))"
+        )
+    assert found == []
+
+
+def test_every_control_has_a_name_and_is_reached_by_keyboard(browser):
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, Seeing(), camera="test://?size=320x240&fps=10"):
+        page = browser()
+        page.open(sink.url)
+        page.until("!!document.querySelector('#tasks button')")
+        names = {
+            node["name"]["value"]
+            for node in page.call("Accessibility.getFullAXTree")["nodes"]
+            if node.get("role", {}).get("value") in ("button", "textbox", "checkbox", "link", "image", "img", "list")
+            and not node.get("ignored")
+        }
+        assert "" not in names
+        assert {"Question", "Ask", "classify", "What the camera sees", "Answers"} <= names
+        stops = set()
+        for _ in range(18):
+            for kind in ("keyDown", "keyUp"):
+                page.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+            stops.add(page.js("document.activeElement.id || document.activeElement.innerText"))
+        assert {"question", "Ask", "classify", "detect", "caption", "events"} <= stops
+
+
+def test_the_viewers_own_camera_and_microphone(browser, tmp_path):
+    video, sound = tmp_path / "own.y4m", tmp_path / "own.wav"
+    write_y4m(video)
+    write_wav(sound)
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, camera="browser://", mic="browser://", tasks=("classify", "transcribe")):
+        page = browser(
+            "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+            f"--use-file-for-fake-video-capture={video}", f"--use-file-for-fake-audio-capture={sound}",
+        )  # fmt: skip
+        page.open(sink.url)
+        page.until(
+            "!document.querySelector('#own').hidden && document.querySelector('#consent').innerText.includes('camera')"
+        )
+        began = time.monotonic()
+        page.js("document.querySelector('#consent').click()")
+        page.until("document.querySelector('#video').width === 320")
+        first_s = time.monotonic() - began
+        seen = set()
+        until(lambda: seen.add(page.js(LOOK)) or len(seen) >= 3, 30)
+        page.until("document.querySelector('#transcript').innerText.includes('seconds of sound')", 30)
+        assert "mic: live" in page.text("#sources")
+        lines = "document.querySelectorAll('#transcript li:has(span:not(.partial))').length"
+        page.js("document.querySelector('#listen').click()")
+        time.sleep(3.0)
+        quiet = page.js(lines)
+        time.sleep(4.0)
+        assert page.js(lines) == quiet
+        page.js("document.querySelector('#talk').dispatchEvent(new PointerEvent('pointerdown'))")
+        page.until(f"{lines} > {quiet}")
+        assert first_s < 20
+        page.js("document.querySelector('#consent').click()")
+        page.until("document.querySelector('#sources').innerText.includes('camera: lost')", 5)
+        assert not page.errors()
