@@ -10,7 +10,8 @@
     ├── SourceError (OSError)            a camera, a microphone or a file cannot be opened or read
     ├── RuntimeUnavailable (ImportError) a runtime or an extra is not installed
     ├── ContextFull (OverflowError)      the decoder's state has no room for another token
-    └── StorageError (OSError)           the disk is full or not writable
+    ├── StorageError (OSError)           the disk is full or not writable
+    └── SinkError (OSError)              an address for events cannot be served or reached
 
 The message says what was wrong and what was expected; `hint` says what to run or change next.
 """
@@ -77,9 +78,15 @@ class TaskUnavailable(EdgemmError, LookupError):
 
 
 class SourceError(EdgemmError, OSError):
-    """A camera, a microphone or a media file cannot be opened or read."""
+    """A camera, a microphone or a media file cannot be opened or read. Where the reason is known, `code`
+    tells it: source_auth, source_not_found, source_refused, source_unreachable, source_dns, source_tls,
+    source_codec, source_timeout."""
 
     code = "source"
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "source") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class RuntimeUnavailable(EdgemmError, ImportError):
@@ -98,6 +105,12 @@ class StorageError(EdgemmError, OSError):
     """The disk is full or the place is not writable."""
 
     code = "storage"
+
+
+class SinkError(EdgemmError, OSError):
+    """Where events go over a network: an address that cannot be served or reached, a client that was dropped."""
+
+    code = "sink"
 
 
 def missing_extra(package: str, extra: str, cause: Exception | None = None) -> RuntimeUnavailable:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from edgemm.bundle.opening import Bundle, open_bundle
 from edgemm.decoding.options import Generation, GenerationKeywords, chosen
-from edgemm.errors import BundleError
-from edgemm.results import Answer, Caption, Detections, Embedding, Labels, Ranking, Transcript
+from edgemm.errors import BundleError, InputError
+from edgemm.results import Answer, Caption, Description, Detections, Embedding, Labels, Ranking, Transcript
 from edgemm.runtimes import registry
 from edgemm.runtimes.base import SessionOptions
 from edgemm.tasks.graphs import Graphs
@@ -180,15 +181,33 @@ class Model:
     ) -> Answer:
         """Answer `question` about one picture, a list of pictures or, where the model hears, a sound.
 
+        Without a question `audio` is the question, which a bundle that transcribes hears for a model that does not.
         `frames` may be `[]`. `audio` is float32 [samples]. `on_text` is given each new piece of text as it is
         made; what it raises ends the generation. How to generate is said by a `Generation`, by its fields as
         keywords (`max_new_tokens=32, beams=3`), or both.
         """
         how = chosen(generation, options)
+        if audio is not None and not question.strip() and not self.hears("answer") and "transcribe" in self.tasks:
+            return self._answer_spoken(frames, audio, sample_rate_hz, how, on_text)
         with self._lock("answer"):
             heard = {} if audio is None else {"audio": audio, "sample_rate_hz": sample_rate_hz}
             result: Answer = self._task("answer")(frames, question, generation=how, on_text=on_text, **heard)
             return result
+
+    def hears(self, task: str) -> bool:
+        """Whether the model that does `task` takes sound."""
+        return self._entry(task).processing.audio is not None
+
+    def _answer_spoken(
+        self, frames: Any, audio: Any, rate_hz: int, how: Generation, on_text: Callable[[str], None] | None
+    ) -> Answer:
+        """The answer to a question that is transcribed first; its times begin with the transcription."""
+        said = self.transcribe(audio, sample_rate_hz=rate_hz)
+        if not said.text.strip():
+            raise InputError("no question was heard", hint="ask it in words, or speak up")
+        found = self.answer(frames, said.text, on_text=on_text, generation=how)
+        before_ms = said.model_ms
+        return replace(found, heard=said.text, ttft_ms=found.ttft_ms + before_ms, model_ms=found.model_ms + before_ms)
 
     def chat(self, *, system: str = "") -> Conversation:
         """A conversation of several turns, whose beginning is not read again for each of them.
@@ -207,6 +226,23 @@ class Model:
         how = chosen(generation, options)
         with self._lock("caption"):
             result: Caption = self._task("caption").caption(image, generation=how)
+            return result
+
+    def describe(
+        self,
+        frames: Sequence[Any],
+        times_s: Sequence[float] | None = None,
+        *,
+        generation: Generation | None = None,
+        **options: Unpack[GenerationKeywords],
+    ) -> Description:
+        """Say what happens in a clip: its frames in order, `times_s` in seconds on any clock.
+
+        Generation options are as for `answer`.
+        """
+        how = chosen(generation, options)
+        with self._lock("describe"):
+            result: Description = self._task("describe").describe(frames, times_s, generation=how)
             return result
 
     def voice_activity(self) -> VoiceActivity:

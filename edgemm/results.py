@@ -115,7 +115,7 @@ class Region:
 @dataclass(frozen=True)
 class Answer:
     """A generated answer. `ttft_ms` is the time to the first token, encoders included; `regions` are the places that
-    it names, of models that name places.
+    it names, of models that name places. `heard` is the question as it was heard, where it was spoken.
     """
 
     text: str
@@ -124,6 +124,17 @@ class Answer:
     ttft_ms: float
     model_ms: float
     regions: tuple[Region, ...] = ()
+    heard: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What happens in a clip, in words."""
+
+    text: str
+    tokens: tuple[int, ...]
+    confidence: float
+    model_ms: float
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ VERBS = (
     "pretrain",
     "finetune",
     "distill",
+    "label",
     "export",
     "build",
     "predict",
@@ -31,6 +32,8 @@ VERBS = (
     "bench",
     "run",
     "record",
+    "serve",
+    "report",
 )
 
 
@@ -77,7 +80,6 @@ def command() -> Any:
     app = typer.Typer(
         name="edgemm",
         help="A fine-tuned multimodal model, from its training checkpoint to a robot.",
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )

@@ -27,6 +27,9 @@ ExactOption = Annotated[
     bool | None,
     typer.Option("--exact/--fast", help="Compute in full precision or not; else as the weights are stored."),
 ]
+ReportOption = Annotated[
+    Path | None, typer.Option("--report", help="The page of `edgemm report` to write this into; made if missing.")
+]
 
 _HERE = Path("bundle")
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|min|h)?\s*")
@@ -51,6 +54,22 @@ def size_px(text: str | None) -> tuple[int, int] | None:
     if found is None or not int(found[1]) or not int(found[2]):
         raise UsageError(f"--size takes WIDTHxHEIGHT, not {text!r}", hint="such as 1280x720")
     return int(found[1]), int(found[2])
+
+
+def every(text: str | None) -> tuple[float, bool]:
+    """ "0.5s" → (0.5, False), "change" → (0.0, True), "change:0.5s" → (0.5, True). Raises UsageError."""
+    on_change, colon, rest = (text or "").partition(":")
+    if on_change.strip() != "change":
+        return seconds(text, "--every") or 0.0, False
+    return (seconds(rest, "--every") or 0.0) if colon else 0.0, True
+
+
+def window(text: str) -> tuple[int, float]:
+    """ "8@2fps" → (8, 2.0). Raises UsageError."""
+    found = re.fullmatch(r"\s*(\d{1,4})\s*@\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:fps)?\s*", text)
+    if found is None:
+        raise UsageError(f"--window takes FRAMES@FPS, not {text!r}", hint="such as 8@2fps")
+    return int(found[1]), float(found[2])
 
 
 def names(text: str | None) -> tuple[str, ...] | None:

@@ -34,26 +34,32 @@ def bench(
     device: args.DeviceOption = "CPU",
     threads: args.ThreadsOption = 0,
     exact: args.ExactOption = None,
+    report: args.ReportOption = None,
 ) -> None:
     """Time per component on each runtime installed, and per task."""
     from edgemm.bundle.opening import open_bundle
     from edgemm.measure.bench import bench as measure
     from edgemm.measure.bench import check_gate
+    from edgemm.measure.report_page import add, sections_at, speed
     from edgemm.runtimes.base import SessionOptions
 
     if gate is not None and against is None:
         raise UsageError("--gate needs a bundle to compare with", hint="add --against BUNDLE")
-    own = args.open_or_default(io, bundle)
+    own, other = args.open_or_default(io, bundle), open_bundle(against) if against else None
+    if report is not None:
+        sections_at(report, own)
     with io.progress() as tell:
         found = measure(
             own,
-            against=open_bundle(against) if against else None,
+            against=other,
             rounds=rounds,
             data=data,
             runtime=runtime,
             options=SessionOptions(device=device, threads=threads, exact=exact),
             progress=tell,
         )
+    if report is not None:
+        add(report, own, {"speed": speed(found, other.name if other else "")})
     if not io.json:
         _show(io, found)
     if gate is not None:

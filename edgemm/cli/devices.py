@@ -19,9 +19,9 @@ def devices(io: Io) -> None:
         return
     from edgemm.cli.tables import table
 
-    cameras = table("cameras", "--camera", "name", "formats")
+    cameras = table("cameras", "--camera", "name", "formats", "also after a replug")
     for camera in found.cameras:
-        cameras.add_row(camera.spec, camera.name, ", ".join(map(_format, camera.formats)))
+        cameras.add_row(camera.spec, camera.name, ", ".join(map(_format, camera.formats)), camera.lasting)
     microphones = table("microphones", "--mic", "name", "rate", "channels")
     for mic in found.microphones:
         name = f"{mic.name} (default)" if mic.default else mic.name
@@ -30,7 +30,7 @@ def devices(io: Io) -> None:
     io.show(microphones if found.microphones else "no microphone")
     for problem in found.problems:
         io.show(f"{problem.what}: {problem.detail}" + (f"; {problem.fix}" if problem.fix else ""))
-    io.show("always there: a file, a folder of pictures, rtsp://…, http://…, test://")
+    io.show("always there: a file, a folder of pictures, rtsp://…, http://…, screen://, test://")
 
 
 def _format(item: Any) -> str:

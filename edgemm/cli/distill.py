@@ -2,44 +2,71 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 
-from edgemm.cli.finetune import finetune, silent, tell_report
-from edgemm.cli.shared import Io
+from edgemm.cli.finetune import finetune
+from edgemm.cli.shared import Io, library
 from edgemm.cli.shared import verb as as_verb
-from edgemm.cli.training import extended, is_first_process, library, options_of
+from edgemm.cli.training import extended, options_of, train
 
 
 def distill(io: Io, **given: Any) -> None:
     """A checkpoint teaches a smaller copy of itself: by the labels, and by everything that it would have said."""
-    module: Any = library("distill")
-    teaching = module.Teaching(given["student"], given["temperature"], given["hard"])
+    module: Any = library("train.distill", extra="train")
+    teaching = module.Teaching(
+        given["student"],
+        given["temperature"],
+        given["hard"],
+        given["sequence"],
+        features=given["features"],
+        feature_loss=given["feature_loss"],
+        feature_layers=tuple(given["feature_layer"] or ()),
+        qat=given["qat"],
+    )
     options = options_of(given)
     places = {name: given[name] for name in ("task", "validation", "test", "overwrite")}
-    with io.progress() if is_first_process() else nullcontext(silent) as tell:
-        report = module.distill(
-            given["checkpoint"],
-            given["data"],
-            given["output"],
-            teaching=teaching,
-            options=options,
-            progress=tell,
-            **places,
-        )
-    if is_first_process():
-        tell_report(io, report)
+    asked = (given["checkpoint"], given["data"], given["output"])
+    train(io, lambda tell: module.distill(*asked, teaching=teaching, options=options, progress=tell, **places))
 
 
 _TEACHING = {
     "student": (
-        "half-depth",
-        Annotated[str, typer.Option("--student", help="half-depth, quarter-depth, tiny, same, or a JSON file.")],
+        "",
+        Annotated[
+            str,
+            typer.Option(
+                "--student",
+                help="half-depth (the default), quarter-depth, tiny, same (with --qat), a JSON file, or a checkpoint.",
+            ),
+        ],
     ),
     "temperature": (2.0, Annotated[float, typer.Option("--temperature", help="Of what the teacher says.")]),
     "hard": (0.5, Annotated[float, typer.Option("--hard", help="Share of the labels' own loss.")]),
+    "sequence": (
+        False,
+        Annotated[bool, typer.Option("--sequence", help="Learn the teacher's own words, whatever the rows say.")],
+    ),
+    "qat": (
+        None,
+        Annotated[str | None, typer.Option("--qat", help="Train for weights in int8 or int4, as export rounds them.")],
+    ),
+    "features": (
+        0.0,
+        Annotated[float, typer.Option("--features", min=0.0, help="Weight of the hidden states' distance; 0: none.")],
+    ),
+    "feature_loss": ("mse", Annotated[str, typer.Option("--feature-loss", help="mse or cosine.")]),
+    "feature_layer": (
+        None,
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                "--feature-layer",
+                help="A layer of the student, such as decoder.layers.1, or STUDENT=TEACHER. Repeatable; else all.",
+            ),
+        ],
+    ),
 }
 
 

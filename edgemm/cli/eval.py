@@ -25,6 +25,7 @@ def evaluate(
     device: args.DeviceOption = "CPU",
     threads: args.ThreadsOption = 0,
     exact: args.ExactOption = None,
+    report: args.ReportOption = None,
 ) -> None:
     """The tasks' metrics on a data set: of transcripts, captions, answers, labels, boxes and likings."""
     from contextlib import ExitStack
@@ -32,14 +33,19 @@ def evaluate(
 
     from edgemm.measure.evaluate import evaluate as measure
     from edgemm.measure.evaluate import write_examples
+    from edgemm.measure.report_page import accuracy, add, sections_at
 
     options: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads, "exact": exact}
     with ExitStack() as stack:
         model = stack.enter_context(args.load(io, bundle, **options))
+        if report is not None:
+            sections_at(report, model.bundle)
         other = against and stack.enter_context(args.load(io, against, **options))
         tell = stack.enter_context(io.progress())
         found = measure(model, data, other=other or None, limit=limit, progress=tell)
     write_examples(per_example, found)
+    if report is not None:
+        add(report, model.bundle, {f"accuracy-{data.name}": accuracy(found, data.name)})
     document: dict[str, Any] = {"metrics": found.metrics, "n": found.n}
     document["per_example"] = str(per_example)
     if found.drop is not None:

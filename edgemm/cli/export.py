@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgemm.cli.gates import Asked, gates_of, show_gates
-from edgemm.cli.shared import Io
+from edgemm.cli.shared import Io, library
 from edgemm.cli.shared import verb as as_verb
-from edgemm.errors import CheckpointError, UsageError, missing_extra
+from edgemm.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from edgemm.bundle.manifest import Precision
@@ -76,7 +76,7 @@ def export(
             "--int8 needs real examples for its activation ranges",
             hint="add --calib PATH: pictures, sounds or videos like those that it will meet",
         )
-    pipeline: Any = _library("pipeline")
+    pipeline: Any = library("pipeline")
     asked = Asked(data, max_drop, require_speedup, allow_slower, calib_method)
     gates, choice = gates_of(asked, precision)
     with io.progress() as tell, _place(output, overwrite) as target:
@@ -112,17 +112,6 @@ def _place(output: Path, overwrite: bool) -> AbstractContextManager[Path]:
     return packing(output, overwrite=overwrite) if is_archive_name(output) else nullcontext(output)
 
 
-def _library(name: str) -> Any:
-    """A module of the export half. Raises RuntimeUnavailable where the extra is not installed."""
-    import importlib
-
-    try:
-        return importlib.import_module(f"edgemm.export.{name}")
-    except ImportError as error:
-        package = (error.name or "torch").split(".")[0]
-        raise missing_extra(package, "export", error) from error
-
-
 def _source(checkpoint: str | None, calib: list[Path]) -> tuple[Path | str, list[Path]]:
     if checkpoint is not None:
         return checkpoint, calib
@@ -145,7 +134,7 @@ def samples() -> Path | None:
 
 
 def _list_families(io: Io) -> None:
-    families = _library("families")
+    families = library("families")
     known = {name: facts.tasks for name, facts in families.known().items()}
     io.document({"families": [{"model_type": n, "tasks": list(t)} for n, t in known.items()]})
     width = max(map(len, known))
@@ -167,13 +156,10 @@ def _tell(io: Io, report: ExportReport) -> None:
         compared = c["parity_cosine"] is not None
         numbers = (f"{c['parity_max_abs']:.1e}", f"{c['parity_cosine']:.5f}") if compared else ("", "")
         parts.add_row(c["name"], c["precision"], size(c["bytes"]), *numbers)
-    gates = table("", "task", "metric", ">original", ">bundle", ">examples", ">tokens equal")
+    gates = table("", "task", "metric", ">original", ">bundle", ">examples")
     for g in document["gates"]:
-        equal = document["tokens_equal"].get(g["model"])
-        gates.add_row(
-            f"{g['model']}: {g['task']}", g["metric"], f"{g['before']:.2f}", f"{g['after']:.2f}",
-            str(g["n"]), "" if equal is None else f"{100 * equal:.0f} %",
-        )  # fmt: skip
+        figures = (f"{g['before']:.2f}", f"{g['after']:.2f}", str(g["n"]))
+        gates.add_row(f"{g['model']}: {g['task']}", g["metric"], *figures)
     io.show(parts, "", *([gates, ""] if document["gates"] else []))
     show_gates(io, document)
     share = report.bytes / max(1, report.checkpoint_bytes_fp32)

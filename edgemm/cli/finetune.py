@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from edgemm.cli.shared import Io
+from edgemm.cli.shared import Io, library
 from edgemm.cli.shared import verb as as_verb
-from edgemm.cli.training import is_first_process, library, options_of
-
-if TYPE_CHECKING:
-    from edgemm.export.train.finetune import TrainReport
+from edgemm.cli.training import options_of, train
 
 _RUN, _STEP, _PART = "The run", "Every step", "What is trained"
 
@@ -104,6 +100,14 @@ def finetune(
         ),
     ] = 0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, rich_help_panel=_RUN)] = 64,
+    tower_cache: Annotated[
+        str,
+        typer.Option(
+            metavar="<path>",
+            help="Where what frozen towers make of the media is kept, for other runs too; else until the end of this.",
+            rich_help_panel=_RUN,
+        ),
+    ] = "",
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that read data.", rich_help_panel=_RUN)
     ] = 0,
@@ -114,58 +118,10 @@ def finetune(
 ) -> None:
     """Train a checkpoint on a data set; report what it was worth on the test rows."""
     given = dict(locals())
-    module: Any = library("finetune")
+    module: Any = library("train.finetune", extra="train")
     options = options_of(given)
-    with io.progress() if is_first_process() else nullcontext(silent) as tell:
-        report = module.finetune(
-            checkpoint,
-            data,
-            output,
-            task=task,
-            options=options,
-            validation=validation,
-            test=test,
-            overwrite=overwrite,
-            progress=tell,
-        )
-    if is_first_process():
-        tell_report(io, report)
-
-
-def silent(_what: str, _share: float) -> None:
-    """Where another process of the run says how far it is."""
-
-
-def tell_report(io: Io, report: TrainReport) -> None:
-    """The report of a run, as JSON or as a table."""
-    io.document(
-        {
-            "checkpoint": str(report.checkpoint),
-            "task": report.task,
-            "metrics_before": dict(report.metrics_before),
-            "metrics_after": dict(report.metrics_after),
-            **({"metrics_teacher": dict(report.metrics_teacher)} if report.metrics_teacher else {}),
-            "seconds": round(report.seconds, 1),
-            "steps": report.steps,
-            "examples_per_s": report.examples_per_s,
-            "report": str(report.checkpoint / "report" / "index.html"),
-        }
-    )
-    if io.json:
-        return
-    from edgemm.cli.tables import table
-
-    teacher = report.metrics_teacher
-    rows = table("", "metric", ">before", ">after", *([">teacher"] if teacher else []))
-    for name, value in report.metrics_after.items():
-        figures = (report.metrics_before.get(name, float("nan")), value, *([teacher[name]] if teacher else []))
-        rows.add_row(name, *(f"{figure:.2f}" for figure in figures))
-    io.show(
-        rows,
-        "",
-        f"{report.checkpoint}: {report.steps} steps in {report.seconds:.0f} s; {report.trained:,} of "
-        f"{report.parameters:,} weights trained; {report.checkpoint / 'report' / 'index.html'}",
-    )
+    places = {"task": task, "validation": validation, "test": test, "overwrite": overwrite}
+    train(io, lambda tell: module.finetune(checkpoint, data, output, options=options, progress=tell, **places))
 
 
 verb = as_verb(finetune)

@@ -90,7 +90,7 @@ def _show(io: Io, result: Prediction) -> None:
             io.show(f"  {segment.t_start_s:6.1f} s  “{segment.text}”")
         for word in result.transcript.words:
             io.show(f"  {word.start_s:6.2f} – {word.end_s:.2f} s  {word.text.strip()}")
-    for said in (result.caption, result.answer):
+    for said in (result.caption, result.description, result.answer):
         if said is not None:
             io.show(f"  {said.text}")
 

@@ -21,15 +21,31 @@ if TYPE_CHECKING:
 
 Camera = Annotated[
     list[str] | None,
-    typer.Option("--camera", help="0, /dev/video2, a file, rtsp://…, test://… Repeatable."),
+    typer.Option(
+        "--camera",
+        help="0, /dev/video2, a file, a run.mcap, rtsp://…, csi://0, screen://, browser://, test://… Repeatable.",
+    ),
 ]
 Mic = Annotated[
     str | None,
-    typer.Option("--mic", help="default, a name's part, a file, none."),
+    typer.Option("--mic", help="default, a name's part, a file, browser://, none."),
 ]
-Task = Annotated[str | None, typer.Option("--task", help="classify, transcribe, answer; by commas.")]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task", help="classify, detect, caption, describe, answer, transcribe; by commas. Else all but describe."
+    ),
+]
 Ask = Annotated[list[str] | None, typer.Option("--ask", help="A question about the picture. Repeatable.")]
-Every = Annotated[str | None, typer.Option("--every", help="Least time between two frames: 0.5s.")]
+Wake = Annotated[
+    list[str] | None,
+    typer.Option("--wake", help="Only what is said after this is a question: “hey robot”. Repeatable."),
+]
+Every = Annotated[
+    str | None,
+    typer.Option("--every", help="Least time between two frames: 0.5s. Or change: only what differs; change:0.5s."),
+]
+Window = Annotated[str, typer.Option("--window", help="What is described: so many frames, so many a second.")]
 Size = Annotated[str | None, typer.Option("--size", help="Of the camera: 1280x720.")]
 Fps = Annotated[float | None, typer.Option("--fps", help="Of the camera.")]
 ScoreMin = Annotated[float, typer.Option("--score-min", min=0.0, max=1.0, help="Labels below are left out.")]
@@ -44,6 +60,24 @@ Record = Annotated[
     list[Path] | None,
     typer.Option("--record", help="out.mp4 (annotated), out.mcap, out.jpg. Repeatable."),
 ]
+SinkUrls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sink",
+        help="Events to ws://127.0.0.1:8765, mqtt://…, prometheus://…, zenoh://…; answers to speak://. Repeatable.",
+    ),
+]
+Web = Annotated[
+    str | None,
+    typer.Option(
+        "--web",
+        metavar="HOST:PORT",
+        help="The live page, such as 127.0.0.1:8080; other addresses than loopback need the token that is printed.",
+    ),
+]
+WebCert = Annotated[Path | None, typer.Option("--web-cert", help="A certificate (PEM): the page by https.")]
+WebKey = Annotated[Path | None, typer.Option("--web-key", help="Its key (PEM), unless the certificate holds it.")]
+Rerun = Annotated[bool, typer.Option("--rerun", help="Starts a Rerun viewer: the same as --sink rerun://.")]
 MaxFrames = Annotated[int | None, typer.Option("--max-frames", help="End after so many frames looked at.")]
 Duration = Annotated[str | None, typer.Option("--duration", help="End after 10s, 2m.")]
 AsFastAsPossible = Annotated[bool, typer.Option("--as-fast-as-possible", help="Files without pauses or drops.")]
@@ -56,7 +90,9 @@ def run(
     mic: Mic = None,
     task: Task = None,
     ask: Ask = None,
+    wake: Wake = None,
     every: Every = None,
+    window: Window = "8@2fps",
     size: Size = None,
     fps: Fps = None,
     labels: Labels = None,
@@ -68,7 +104,12 @@ def run(
     threads: args.ThreadsOption = 0,
     exact: args.ExactOption = None,
     show: Show = True,
+    web: Web = None,
+    web_cert: WebCert = None,
+    web_key: WebKey = None,
     record: Record = None,
+    sink: SinkUrls = None,
+    rerun: Rerun = False,
     max_frames: MaxFrames = None,
     duration: Duration = None,
     as_fast_as_possible: AsFastAsPossible = False,
@@ -76,13 +117,20 @@ def run(
     """The live pipeline: what the cameras see and the microphone hears, as it happens."""
     from edgemm.live.options import StreamOptions
     from edgemm.live.pipeline import Pipeline
+    from edgemm.live.sinks.registry import as_sinks
 
+    frames, window_fps = args.window(window)
+    every_s, on_change = args.every(every)
     options = StreamOptions(
         cameras=tuple(camera or ()),
         mic=mic,
         tasks=args.names(task),
         ask=tuple(ask or ()),
-        every_s=args.seconds(every, "--every") or 0.0,
+        wake=tuple(wake or ()),
+        every_s=every_s,
+        on_change=on_change,
+        window=frames,
+        window_fps=window_fps,
         size_px=args.size_px(size),
         fps=fps,
         labels=args.names(labels),
@@ -95,9 +143,12 @@ def run(
     )
     if not (options.open_cameras or options.mic not in (None, "none")):
         raise UsageError("neither a camera nor a microphone", hint="give --camera or --mic")
-    sinks = [*_screen(io), *map(_recorder, record or ())]
+    page = _page(io, options, web, web_cert, web_key)
+    urls = [*(sink or ()), *(["rerun://"] if rerun else [])]
+    sinks = [*page, *map(_recorder, record or ()), *as_sinks(urls)]
     model = args.load(io, bundle, runtime=runtime, device=device, threads=threads, exact=exact)
-    Pipeline(model, _fitting(model, options), [*sinks, *_window(io, show)]).run()
+    overlay = _window(io, show)
+    Pipeline(model, _fitting(model, options), [*_screen(io, glance=not overlay), *sinks, *overlay]).run()
 
 
 def _fitting(model: Model, options: StreamOptions) -> StreamOptions:
@@ -120,14 +171,43 @@ def _fitting(model: Model, options: StreamOptions) -> StreamOptions:
     return options
 
 
-def _screen(io: Io) -> list[Sink]:
-    """Events on stdout: as JSON lines, or as lines for people."""
+def _screen(io: Io, *, glance: bool) -> list[Sink]:
+    """Events on stdout as JSON lines or as lines for people, and with `glance` a view on stderr where it is a terminal.
+
+    Where both would share one terminal there is the view alone or, with `--json`, the lines alone.
+    """
     from edgemm.live.sinks.jsonl import JsonlSink
+    from edgemm.live.sinks.terminal import TerminalSink, usable
     from edgemm.live.sinks.text import TextSink
 
+    lines: list[Sink] = [] if io.quiet else [TextSink(sys.stdout)]
     if io.json:
-        return [JsonlSink(_Watched(sys.stdout, io))]  # type: ignore[arg-type]
-    return [] if io.quiet else [TextSink(sys.stdout)]
+        lines = [JsonlSink(_Watched(sys.stdout, io))]  # type: ignore[arg-type]
+    shared = sys.stdout.isatty()
+    if not glance or io.quiet or (io.json and shared) or not usable(sys.stderr):
+        return lines
+    view = TerminalSink(sys.stderr)
+    return [view] if shared else [*lines, view]
+
+
+def _page(io: Io, options: StreamOptions, address: str | None, cert: Path | None, key: Path | None) -> list[Sink]:
+    """The live page. Its address is told on stderr, even with `--quiet` where nobody could guess the token."""
+    if address is None:
+        if "browser://" in (*options.cameras, options.mic):
+            raise UsageError("browser:// needs the live page", hint="add --web 127.0.0.1:8080")
+        if cert or key:
+            raise UsageError("a certificate without the live page", hint="add --web 127.0.0.1:8080")
+        return []
+    from edgemm.live.web import WebSink
+    from edgemm.live.web.announce import announcement
+
+    def ready(url: str) -> None:
+        if "?token=" in url:
+            print(announcement(url), file=sys.stderr, flush=True)
+        else:
+            io.note(announcement(url))
+
+    return [WebSink(address, cert=cert, key=key, on_ready=ready)]
 
 
 def _window(io: Io, show: bool) -> list[Sink]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from edgemm.cli.failures import Settings
-from edgemm.errors import UsageError
+from edgemm.errors import UsageError, missing_extra
 
 PANEL = "Every verb"
 
@@ -58,6 +59,15 @@ class Io:
 
         with bar() as tell:
             yield tell
+
+
+def library(name: str, *, extra: str = "export") -> Any:
+    """A module of `edgemm.export`. Raises RuntimeUnavailable where its `extra` is not installed."""
+    try:
+        return importlib.import_module(f"edgemm.export.{name}")
+    except ImportError as error:
+        package = (error.name or "torch").split(".")[0]
+        raise missing_extra(package, extra, error) from error
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:

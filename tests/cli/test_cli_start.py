@@ -91,6 +91,7 @@ def test_version(cli: Cli) -> None:
         ("run", "--camera", "x.mp4", "--size", "big"),
         ("run", "--camera", "x.mp4", "--duration", "-1s"),
         ("run", "--camera", "x.mp4", "--max-frames", "0"),
+        ("run", "--camera", "x.mp4", "--wake", "?!"),
         ("run", "--camera", "x.mp4", "--task", "fly"),
         ("run", "--camera", "x.mp4", "--record", "out.txt"),
         ("run", "--camera", "x.mp4", "--config", "/does/not/exist.toml"),

@@ -40,5 +40,5 @@ def test_sees_a_camera_and_hears_a_microphone(repository):
     assert summary["captured"] >= 100
     assert summary["captured"] == summary["processed"] + sum(summary["dropped"].values()) + summary["in_flight"]
     assert any(e["type"] == "labels" for e in events)
-    said = " ".join(e["text"] for e in events if e["type"] == "transcript").lower()
+    said = " ".join(e["text"] for e in events if e["type"] == "transcript" and e["final"]).lower()
     assert "amiable" in said, said
