@@ -185,13 +185,13 @@ def whisper(path: Path, *, multilingual: bool = True, seed: int = 0) -> Path:
     return path
 
 
-def moonshine(path: Path, *, seed: int = 0) -> Path:
+def moonshine(path: Path, *, seed: int = 0, hidden: int = 32) -> Path:
     """Moonshine with grouped-query attention off, as published, and a padded head dimension."""
     tokenizer = byte_level(300, [])
     config = MoonshineConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         encoder_num_hidden_layers=_LAYERS,
         decoder_num_hidden_layers=_LAYERS,
         encoder_num_attention_heads=2,
