@@ -37,12 +37,11 @@ from edgemm.errors import EdgemmError
 from edgemm.measure.building import build
 from edgemm.measure.timing import Times, interleaved
 from edgemm.runtimes import cuda, engines, onnxruntime, registry, tensorrt
-from edgemm.runtimes.base import Array, Decoder, Session, SessionOptions, as_numpy
+from edgemm.runtimes.base import Array, Decoder, Session, SessionOptions, as_numpy, state_port
 from edgemm.runtimes.lowering.tensorrt import halved, lower, read, save
 from edgemm.runtimes.tensorrt_api import Api
 from edgemm.runtimes.tensorrt_engine import find_engine
 from edgemm.runtimes.tensorrt_worker import _cosine, _input
-from edgemm.tasks.graphs import _state_port
 
 PAST = 512
 EXACT = SessionOptions(exact=True)
@@ -105,7 +104,7 @@ def measured(path: Path, bundle: Bundle, component: Component, rounds: int) -> R
 
 def by_token(path: Path, bundle: Bundle, component: Component, rounds: int) -> Times:
     """One token of a decoder whose state stays on the GPU."""
-    states = tuple(map(_state_port, bundle.manifest.states_of(component.name)))
+    states = tuple(map(state_port, bundle.manifest.states_of(component.name)))
     context = next(m.context for m in bundle.manifest.models if m.name == component.model)
     decoder: Decoder = tensorrt.load_decoder(path, states, context, EXACT)
     past = max(1, min(PAST, context // 2))

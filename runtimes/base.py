@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemm.bundle.manifest import State
 from edgemm.errors import BundleError, ContextFull, InputError
 
 Array = NDArray[Any]
@@ -84,6 +85,12 @@ class StatePort:
     output: str
     shape: tuple[int, ...]
     growth_axis: int
+
+
+def state_port(state: State) -> StatePort:
+    """A manifest's state tensor; sizes that vary are -1."""
+    shape = tuple(d.min if d.min == d.max else -1 for d in state.shape)
+    return StatePort(state.input, state.output, shape, 2 if state.growth_axis is None else state.growth_axis)
 
 
 class Session(Protocol):

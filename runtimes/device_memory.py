@@ -132,6 +132,16 @@ class Queue:
         row, wide = length * inner, tensor.shape[axis] * inner
         return self._rows(tensor, shape, row, [i * wide for i in range(math.prod(shape[:axis]))])
 
+    def longer(self, tensor: DeviceTensor, length: int, axis: int) -> DeviceTensor:
+        """`tensor` with zeros behind it, up to `length` along `axis`."""
+        made = self.tensor(np.zeros((*tensor.shape[:axis], length, *tensor.shape[axis + 1 :]), tensor.dtype))
+        inner = math.prod(tensor.shape[axis + 1 :]) * tensor.dtype.itemsize
+        row, wide = tensor.shape[axis] * inner, length * inner
+        for i in range(math.prod(tensor.shape[:axis]) if row else 0):
+            self.device.copy(made.address + i * wide, tensor.address + i * row, row, self.stream)
+        self.device.wait(self.stream)
+        return made
+
     def take(self, tensor: DeviceTensor, rows: Sequence[int]) -> DeviceTensor:
         """Rows of the first axis."""
         row = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgemm import errors
 from edgemm.bundle.adding import adding
 from edgemm.bundle.files import cache_dir, sha256_of, storage_errors
-from edgemm.bundle.manifest import SMALL, Component, Engine, Sha256
+from edgemm.bundle.manifest import SMALL, Component, Engine, Sha256, State
 from edgemm.bundle.opening import Bundle
 from edgemm.bundle.writing import write_manifest
 from edgemm.errors import BundleError, EdgemmError, StorageError
 from edgemm.runtimes import cuda
-from edgemm.runtimes.tensorrt_worker import Job, Shapes, job_text
+from edgemm.runtimes.base import state_port
+from edgemm.runtimes.lowering.fixed_state import PLACES, buffer_size
+from edgemm.runtimes.tensorrt_worker import Job, Ranges, checks, job_text
 
 FOLDER = "engines"
-FORM = 1
+FORM = 2
 """Raised whenever a graph is lowered in another way."""
 
 _SUFFIX = ".engine"
@@ -44,7 +46,6 @@ _BASE_BYTES, _PER_WEIGHT_BYTE = 800_000_000, 3.3
 _COSINE = {"fp32": 0.99999, "fp16": 0.9999, "half": 0.98}
 
 Tell = Callable[[str, float], None]
-Ranges = dict[str, list[list[int]]]
 
 
 class Note(BaseModel):
@@ -84,9 +85,18 @@ def profile(component: Component) -> Ranges:
     }
 
 
-def checks(ranges: Ranges) -> list[Shapes]:
-    """The shapes at which a lowered graph is compared with the portable one: the least and the usual."""
-    return [{name: shapes[k] for name, shapes in ranges.items()} for k in (0, 1)]
+def fixed_profile(component: Component, states: Sequence[State]) -> Ranges:
+    """The profile of a decoder whose states are buffers; nothing of a component without states or a causal mask."""
+    ranges = profile(component)
+    if not states or "attention_mask" not in ranges:
+        return {}
+    least, usual, most = (shape[1] for shape in ranges["attention_mask"])
+    sizes = [least, buffer_size(usual, most), most]
+    ranges["attention_mask"] = [[shape[0], size] for shape, size in zip(ranges["attention_mask"], sizes, strict=True)]
+    for port in map(state_port, states):
+        for shape, size in zip(ranges[port.input], sizes, strict=True):
+            shape[port.growth_axis] = size
+    return ranges | {PLACES: [[shape[1]] for shape in ranges["inputs_embeds"]]}
 
 
 def engines_of(bundle: Bundle, builder: str = "", *, component: str = "", target: str = "") -> Iterator[Found]:
@@ -142,7 +152,8 @@ def bundle_key(bundle: Bundle) -> str:
 class Plan:
     """An engine that is to be built. `digest` names it: the graph, how it is lowered, for what.
 
-    `gpus` are those that it will run on; tensorrt is not told, it builds for the one that is here.
+    `gpus` are those that it will run on; tensorrt is not told, it builds for the one that is here. `ranges` is the
+    profile, `fixed` that of a decoder over buffers of a fixed size.
     """
 
     component: Component
@@ -150,6 +161,7 @@ class Plan:
     gpus: tuple[str, ...]
     half: bool
     ranges: Ranges
+    fixed: Ranges
     graph: str
     digest: str
 
@@ -158,9 +170,10 @@ def plan(bundle: Bundle, component: Component, target: str, gpus: Sequence[str])
     """What building `component` for `target` means; numbers that an int8 graph has in fp32 become fp16."""
     half = component.precision in SMALL
     ranges, graph = profile(component), graph_hash(bundle, component)
+    fixed = fixed_profile(component, bundle.manifest.states_of(component.name))
     about = {"form": FORM, "target": target, "gpus": list(gpus), "half": half, "profile": ranges, "graph": graph}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-    return Plan(component, target, tuple(gpus), half, ranges, graph, digest)
+    return Plan(component, target, tuple(gpus), half, ranges, fixed, graph, digest)
 
 
 def build(bundle: Bundle, planned: Plan, scratch: Path, tell: Tell) -> tuple[Path, Note]:
@@ -182,6 +195,8 @@ def build(bundle: Bundle, planned: Plan, scratch: Path, tell: Tell) -> tuple[Pat
         cosine=_COSINE["half" if planned.half else component.precision],
         profile=planned.ranges,
         checks=checks(planned.ranges),
+        states=[astuple(state_port(s)) for s in bundle.manifest.states_of(component.name)],
+        fixed=planned.fixed,
     )
     built = _in_child(job, scratch / "job.json", tell)
     engine = Engine(
@@ -198,7 +213,7 @@ def build(bundle: Bundle, planned: Plan, scratch: Path, tell: Tell) -> tuple[Pat
     return output, Note(
         engine=engine,
         graph_sha256=planned.graph,
-        profile=planned.ranges,
+        profile=built["profile"],
         cosine=built["cosine"],
         peak_rss_mb=built["peak_rss_mb"],
         warnings=tuple(built["warnings"]),

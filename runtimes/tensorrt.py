@@ -17,22 +17,19 @@ import numpy as np
 
 from edgemm.errors import BundleError, InputError
 from edgemm.runtimes.base import (
-    ALIGNMENT,
     Array,
-    DeviceValue,
     SessionOptions,
     StatePort,
-    StepFeeds,
     TensorPort,
     Value,
-    alignment_of,
     as_numpy,
     cast_to,
     check_feeds,
-    require_states,
 )
 from edgemm.runtimes.cuda import DeviceError
 from edgemm.runtimes.device_memory import DeviceTensor
+from edgemm.runtimes.lowering.fixed_state import PLACES
+from edgemm.runtimes.tensorrt_decoder import FixedDecoder, TrtDecoder
 from edgemm.runtimes.tensorrt_engine import OpenEngine
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -75,27 +72,34 @@ class _Call:
 
 
 class _Replay:
-    """A CUDA graph of the last call, launched while calls read and write at the same places in the same shapes."""
+    """CUDA graphs of the last calls, launched while calls read and write at the same places in the same shapes.
+
+    Two are kept of the same shapes: a decoder's two sets of buffers take turns.
+    """
+
+    _MOST = 2
 
     def __init__(self, it: OpenEngine, wanted: bool) -> None:
         self._it, self._wanted = it, wanted and not it.captures
-        self._key: object = None
-        self._graph = 0
+        self._shapes: object = None
+        self._graphs: dict[object, int] = {}
 
     def execute(self, call: _Call, steady: bool) -> bool:
-        """Queue the engine's work; `steady` where the call's tensors are the session's own."""
+        """Queue the engine's work; `steady` where the call's tensors stay where they are from call to call."""
         it = self._it
         if not (steady and self._wanted):
             return bool(it.context.execute_async_v3(it.queue.stream))
-        key = tuple((name, t.address, t.shape) for name, t in call.tensors.items())
-        if key != self._key:
+        shapes = tuple((name, t.shape) for name, t in call.tensors.items())
+        key = tuple(t.address for t in call.tensors.values())
+        if shapes != self._shapes or key not in self._graphs:
             # The first call with other shapes may not be captured: TensorRT prepares itself in it.
-            self.forget()
-            self._key = key
+            self._forget(len(self._graphs) - (self._MOST - 1 if shapes == self._shapes else 0))
+            self._shapes = shapes
+            self._graphs[key] = 0
             return bool(it.context.execute_async_v3(it.queue.stream))
         try:
-            self._graph = self._graph or self._captured()
-            it.device.launch(self._graph, it.queue.stream)
+            self._graphs[key] = self._graphs[key] or self._captured()
+            it.device.launch(self._graphs[key], it.queue.stream)
             return True
         except DeviceError:
             self._wanted = False
@@ -111,9 +115,13 @@ class _Replay:
         return graph
 
     def forget(self) -> None:
-        if self._graph:
-            self._it.device.drop_graph(self._graph)
-        self._key, self._graph = None, 0
+        self._forget(len(self._graphs))
+
+    def _forget(self, oldest: int) -> None:
+        for key in list(self._graphs)[: max(0, oldest)]:
+            graph = self._graphs.pop(key)
+            if graph:
+                self._it.device.drop_graph(graph)
 
 
 class TrtSession:
@@ -131,12 +139,19 @@ class TrtSession:
         self._cancelled = False
         self.users = 0
 
-    def run(self, feeds: Mapping[str, Value], *, keep: Collection[str] = ()) -> dict[str, Value]:
+    def run(
+        self,
+        feeds: Mapping[str, Value],
+        *,
+        keep: Collection[str] = (),
+        into: Mapping[str, DeviceTensor] | None = None,
+    ) -> dict[str, Value]:
+        """See `Session.run`. Outputs that `into` names are written into its tensors, which must have their shapes."""
         check_feeds(self.inputs, feeds)
         given = {name: self._given(self.inputs[name], value) for name, value in feeds.items()}
         self._cancelled = False
         with self._telling():
-            return self._run(given, keep)
+            return self._run(given, keep, into or {})
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -146,7 +161,9 @@ class TrtSession:
         except DeviceError as error:
             raise self._failed(str(error)) from error
 
-    def _run(self, given: Mapping[str, Array | DeviceTensor], keep: Collection[str]) -> dict[str, Value]:
+    def _run(
+        self, given: Mapping[str, Array | DeviceTensor], keep: Collection[str], into: Mapping[str, DeviceTensor]
+    ) -> dict[str, Value]:
         it = self._it
         it.device.use()
         self._drain()
@@ -155,8 +172,8 @@ class TrtSession:
             self._bind_input(call, name, value)
         self._infer()
         for name in self.outputs:
-            self._bind_output(call, name, name in keep)
-        steady = not keep and not any(isinstance(v, DeviceTensor) for v in given.values())
+            self._bind_output(call, name, name in keep, into.get(name))
+        steady = into.keys() >= set(keep)
         if not self._replay.execute(call, steady):
             raise self._failed(it.said)
         for name, result in call.results.items():
@@ -207,7 +224,7 @@ class TrtSession:
         if not bound:
             raise self._failed(f"{name} cannot be {list(value.shape)}: {it.said}")
 
-    def _bind_output(self, call: _Call, name: str, kept: bool) -> None:
+    def _bind_output(self, call: _Call, name: str, kept: bool, place: DeviceTensor | None) -> None:
         it, port = self._it, self.outputs[name]
         shape = tuple(it.context.get_tensor_shape(name))
         if min(shape, default=0) < 0:
@@ -216,9 +233,9 @@ class TrtSession:
             result = call.results[name] = np.empty(shape, port.dtype)
             address = result.ctypes.data
         else:
-            tensor = it.queue.empty(shape, port.dtype) if kept else self._stage(name, shape, port.dtype)
+            tensor = place or (it.queue.empty(shape, port.dtype) if kept else self._stage(name, shape, port.dtype))
             call.tensors[name], address = tensor, tensor.address
-            call.results[name] = tensor if kept else np.empty(shape, port.dtype)
+            call.results[name] = tensor if kept or place else np.empty(shape, port.dtype)
         if not it.context.set_tensor_address(name, address):
             raise self._failed(f"{name} cannot be bound: {it.said}")
 
@@ -245,10 +262,19 @@ class TrtSession:
         with self._telling():
             return self._it.queue.empty(shape, self.inputs[name].dtype)
 
+    def most(self, name: str, axis: int) -> int:
+        """The greatest size that the engine takes an input's `axis` at."""
+        return int(tuple(self._it.engine.get_tensor_profile_shape(name, 0)[2])[axis])
+
     def head(self, tensor: DeviceTensor, length: int, axis: int) -> DeviceTensor:
         """The first `length` of `axis`."""
         with self._telling():
             return self._it.queue.head(tensor, length, axis)
+
+    def longer(self, tensor: DeviceTensor, length: int, axis: int) -> DeviceTensor:
+        """`tensor` with zeros behind it, up to `length` along `axis`."""
+        with self._telling():
+            return self._it.queue.longer(tensor, length, axis)
 
     def take(self, tensor: DeviceTensor, rows: Array) -> DeviceTensor:
         """Rows of the first axis."""
@@ -284,114 +310,6 @@ class TrtSession:
             self.close()
 
 
-class TrtDecoder:
-    """See `edgemm.runtimes.base.Decoder`. Forks share the engine, and the state until they append."""
-
-    def __init__(self, session: TrtSession, states: tuple[StatePort, ...], capacity: int) -> None:
-        require_states(states, session.inputs)
-        self._session = session
-        self._states = states
-        self._feeds = StepFeeds(session.inputs, capacity)
-        self._past: dict[str, DeviceTensor] = {}
-        self._cross: dict[str, DeviceTensor] = {}
-        self._alignment: DeviceTensor | None = None
-        self.capacity = capacity
-        self._open = True
-        session.users += 1
-
-    @property
-    def length(self) -> int:
-        return self._feeds.length
-
-    def prefill(
-        self,
-        embeds: Array,
-        *,
-        positions: Array | None = None,
-        cross: Mapping[str, Value] | None = None,
-        mask: Array | None = None,
-        logits_indices: Array | None = None,
-        extras: Mapping[str, Value] | None = None,
-    ) -> Array:
-        feeds = self._feeds.extend(embeds, positions, mask, logits_indices)
-        batch, new = embeds.shape[:2]
-        if cross is not None:
-            self._cross = {k: self._session.upload(k, v) for k, v in cross.items() if k in self._session.inputs}
-        # An engine takes a dimension of one name at one size, where other runtimes broadcast one sound to many beams.
-        self._cross = {k: self._rows(v, batch) for k, v in self._cross.items()}
-        past: Mapping[str, DeviceValue] = self._past or self._empty(batch)
-        kept = [*(s.output for s in self._states), ALIGNMENT]
-        values = self._session.run({**feeds, **past, **self._cross, **(extras or {})}, keep=kept)
-        self._past = {s.input: _tensor(values[s.output]) for s in self._states}
-        self._alignment = _tensor(values[ALIGNMENT]) if ALIGNMENT in values else None
-        self._feeds.commit(feeds, batch, new)
-        return as_numpy(values["logits"])
-
-    def step(
-        self, embeds: Array, *, positions: Array | None = None, extras: Mapping[str, Value] | None = None
-    ) -> Array:
-        logits: Array = self.prefill(embeds, positions=positions, extras=extras)[:, -1]
-        return logits
-
-    def alignment(self) -> Array:
-        return alignment_of(self._session.outputs, self._alignment)
-
-    def _rows(self, tensor: DeviceTensor, batch: int) -> DeviceTensor:
-        if tensor.shape[0] == batch or tensor.shape[0] != 1:
-            return tensor
-        return self._session.take(tensor, np.zeros(batch, np.int64))
-
-    def _empty(self, batch: int) -> dict[str, DeviceTensor]:
-        empty = {}
-        for state in self._states:
-            shape = list(state.shape)
-            shape[0], shape[state.growth_axis] = batch, 0
-            empty[state.input] = self._session.empty(state.input, tuple(shape))
-        return empty
-
-    def truncate(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise InputError(f"cannot truncate {self.length} positions to {length}")
-        axes = {s.input: s.growth_axis for s in self._states}
-        self._past = {k: self._session.head(v, length, axes[k]) for k, v in self._past.items()}
-        self._feeds.mask = self._feeds.mask[:, :length]
-
-    def fork(self, n: int) -> tuple[TrtDecoder, ...]:
-        return tuple(self._copy() for _ in range(n))
-
-    def _copy(self) -> TrtDecoder:
-        twin = TrtDecoder(self._session, self._states, self.capacity)
-        twin._past, twin._cross = dict(self._past), dict(self._cross)
-        twin._feeds.mask = self._feeds.mask
-        return twin
-
-    def reorder(self, beam_idx: Array) -> None:
-        self._past = {k: self._session.take(v, beam_idx) for k, v in self._past.items()}
-        if self._alignment is not None:
-            self._alignment = self._session.take(self._alignment, beam_idx)
-        self._feeds.mask = self._feeds.mask[beam_idx]
-
-    def cancel(self) -> None:
-        self._session.cancel()
-
-    def reset(self) -> None:
-        self._past, self._cross, self._alignment = {}, {}, None
-        self._feeds.mask = np.zeros((1, 0), np.int64)
-
-    def close(self) -> None:
-        self.reset()
-        if self._open:
-            self._open = False
-            self._session.users -= 1
-            if not self._session.users:
-                self._session.close()
-
-
-def _tensor(value: Value) -> DeviceTensor:
-    assert isinstance(value, DeviceTensor)
-    return value
-
-
 def load_session(path: Path, options: SessionOptions) -> TrtSession:
     """Load the engine of a stateless graph; its note is beside it.
 
@@ -403,4 +321,6 @@ def load_session(path: Path, options: SessionOptions) -> TrtSession:
 
 def load_decoder(path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions) -> TrtDecoder:
     """Load the engine of a decoder with an empty state. Raises as `load_session` does."""
-    return TrtDecoder(TrtSession(OpenEngine(path, options, steady=False), options), states, capacity)
+    session = TrtSession(OpenEngine(path, options, steady=False), options)
+    kind = FixedDecoder if PLACES in session.inputs else TrtDecoder
+    return kind(session, states, capacity)

@@ -21,6 +21,7 @@ from edgemm.runtimes.base import SessionOptions
 from edgemm.runtimes.cuda import CudaDevice, Device, DeviceError
 from edgemm.runtimes.device_memory import Queue
 from edgemm.runtimes.engines import FOLDER, Note, engines_of
+from edgemm.runtimes.lowering.fixed_state import PLACES
 from edgemm.runtimes.tensorrt_api import Api, cuda_of, installed_builder
 
 _MAGIC = {"tensorrt-rtx": b"vtrt"}
@@ -38,8 +39,9 @@ _REASONS = {
 class OpenEngine:
     """A deserialized engine with its execution context, a stream and memory.
 
-    `steady` says that shapes stay as they are from call to call: kernels are then specialized and whole graphs
-    captured by the library, where it can. `captures` says that it does the latter itself.
+    `steady` says that shapes stay as they are from call to call, as those of a decoder over buffers do: kernels are
+    then specialized and whole graphs captured by the library, where it can. `captures` says that it does the latter
+    itself.
     """
 
     def __init__(self, path: Path, options: SessionOptions, *, steady: bool) -> None:
@@ -57,7 +59,7 @@ class OpenEngine:
         self.captures = False
         self._cache: Any = None
         self._cache_path = cache_dir(FOLDER, "kernels", f"{self.note.engine.sha256}.{self.device.sm}.cache")
-        self.context: Any = self._new_context(steady, options)
+        self.context: Any = self._new_context(steady or self._takes(PLACES), options)
 
     @property
     def device(self) -> Device:
@@ -71,6 +73,9 @@ class OpenEngine:
     def said(self) -> str:
         """The last that the library warned of."""
         return self._api.logger.said[-1][:300] if self._api.logger.said else "it gives no reason"
+
+    def _takes(self, name: str) -> bool:
+        return name in (self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors))
 
     def _check_header(self, data: bytes) -> None:
         if not hasattr(self._runtime, "get_engine_validity"):

@@ -11,7 +11,8 @@ import os
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemm.errors import BundleError, EdgemmError
+from edgemm.runtimes.base import StatePort
+from edgemm.runtimes.lowering import fixed_state, onnxruntime_decoder
+from edgemm.runtimes.lowering.graph import Unrecognised
 from edgemm.runtimes.lowering.lints import findings
 from edgemm.runtimes.lowering.pairing import SPARE, Arrays, in_pairs
 from edgemm.runtimes.lowering.tensorrt import halved, lower, read, save
 from edgemm.runtimes.tensorrt_api import Api
 
 Shapes = dict[str, list[int]]
+Ranges = dict[str, list[list[int]]]
+
+# Masked columns add exact zeros; a sum in another order is all that may differ, in fp16 too.
+_SAME = 0.9999
 
 
 @dataclass(frozen=True)
 class Job:
     """What to build. `profile` has the least, usual and greatest shape of every input, `checks` shapes to compare at.
 
-    `half` makes fp32 numbers fp16, `cosine` is the least likeness of the lowered graph to the portable one.
+    `half` makes fp32 numbers fp16, `cosine` is the least likeness of the lowered graph to the portable one. A decoder
+    has `states` ((input, output, shape, growth axis) each) and `fixed`, the profile that it has over buffers.
     """
 
     target: str
@@ -41,8 +50,10 @@ class Job:
     gpus: tuple[str, ...]
     half: bool
     cosine: float
-    profile: dict[str, list[list[int]]]
+    profile: Ranges
     checks: list[Shapes]
+    states: list[tuple[str, str, list[int], int]] = field(default_factory=list)
+    fixed: Ranges = field(default_factory=dict)
 
 
 def main(path: str) -> None:
@@ -63,6 +74,7 @@ def _build(job: Job, say: Any) -> dict[str, Any]:
     start = time.perf_counter()
     say(at="lowering", share=0.0)
     api = Api(job.target)
+    job, growing = _over_buffers(job)
     lowered, checked = _lowered(job)
     say(at="building", share=0.1)
     used = {name: shapes for name, shapes in job.profile.items() if shapes[0] != shapes[2]}
@@ -76,8 +88,47 @@ def _build(job: Job, say: Any) -> dict[str, Any]:
         "seconds": time.perf_counter() - start,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "cosine": checked,
-        "warnings": [line[:300] for line in warned[:20]],
+        "profile": job.profile,
+        "warnings": [*growing, *(line[:300] for line in warned[:20])],
     }
+
+
+def _over_buffers(job: Job) -> tuple[Job, list[str]]:
+    """The job of the same decoder over buffers of a fixed size; the old one, and why, where its state must grow."""
+    if not job.fixed:
+        return job, []
+    states = [StatePort(name, output, tuple(shape), axis) for name, output, shape, axis in job.states]
+    try:
+        graph = fixed_state.lower(Path(job.graph), states, job.profile["attention_mask"][2][1])
+    except Unrecognised as reason:
+        return job, [f"its state grows with every token: {reason}"]
+    folder = Path(job.scratch) / "fixed"
+    folder.mkdir()
+    path = onnxruntime_decoder.save(graph, folder, Path(job.graph).stem)
+    fixed = replace(job, graph=str(path), profile=job.fixed, checks=checks(job.fixed))
+    likeness = min(_buffered_likeness(job, path, states, shapes) for shapes in job.checks)
+    if not likeness >= _SAME:
+        raise BundleError(f"{Path(job.graph).name} over buffers differs from itself: cosine {likeness:.6f}")
+    return fixed, []
+
+
+def _buffered_likeness(job: Job, path: Path, states: Sequence[StatePort], shapes: Shapes) -> float:
+    """The least cosine between a decoder's outputs with a growing state, and over buffers that are larger."""
+    growing, buffered = _session(Path(job.graph)), _session(path)
+    feeds = {i.name: _input(i.name, shapes[i.name], _dtype(i.type)) for i in growing.get_inputs()}
+    new, total = feeds["inputs_embeds"].shape[1], feeds["attention_mask"].shape[1]
+    others = {fixed_state.PLACES: np.arange(total - new, total)}
+    for name in ("attention_mask", *(s.input for s in states)):
+        axis = 1 if name == "attention_mask" else 2
+        spare = [(0, 0)] * feeds[name].ndim
+        spare[axis] = (0, total + 3 - feeds[name].shape[axis])
+        others[name] = np.pad(feeds[name], spare)
+    names = [o.name for o in growing.get_outputs()]
+    one = dict(zip(names, growing.run(names, feeds), strict=True))
+    other = dict(zip(names, buffered.run(names, feeds | others), strict=True))
+    for state in states:
+        other[state.output] = other[state.output][:, :, :total]
+    return min((_cosine(one[name], other[name]) for name in names if one[name].size), default=1.0)
 
 
 def _lowered(job: Job) -> tuple[Path, float]:
@@ -103,13 +154,9 @@ def _lowered(job: Job) -> tuple[Path, float]:
 
 def _likeness(portable: Path, lowered: Path, shapes: Shapes, *, in_rows: bool) -> float:
     """The least cosine between the outputs of two graphs, on the same random inputs; `in_rows` pairs their rows."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     runs: list[Arrays] = []
     for path in (portable, lowered):
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = _session(path)
         feeds = {i.name: _input(i.name, shapes[i.name], _dtype(i.type)) for i in session.get_inputs()}
         names = [o.name for o in session.get_outputs()]
         runs.append(dict(zip(names, session.run(names, feeds), strict=True)))
@@ -118,6 +165,19 @@ def _likeness(portable: Path, lowered: Path, shapes: Shapes, *, in_rows: bool) -
         portable_run, lowered_run = in_pairs(portable_run, lowered_run, SPARE)
     pairs = ((portable_run[name], lowered_run[name]) for name in portable_run)
     return min((_cosine(a, b) for a, b in pairs if a.size), default=1.0)
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def checks(ranges: Ranges) -> list[Shapes]:
+    """The shapes at which a lowered graph is compared with the portable one: the least and the usual."""
+    return [{name: shapes[k] for name, shapes in ranges.items()} for k in (0, 1)]
 
 
 def _dtype(kind: str) -> np.dtype[Any]:
@@ -133,6 +193,8 @@ def _input(name: str, shape: list[int], dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.ones(shape, dtype)
     if name == "input_ids":
         return (np.arange(int(np.prod(shape))) % 8).reshape(shape).astype(dtype)
+    if name == fixed_state.PLACES:
+        return np.arange(shape[0], dtype=dtype)
     if name == "position_ids":
         return np.broadcast_to(np.arange(shape[-1]), shape).astype(dtype)
     return np.zeros(shape, dtype)

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.bundle.manifest import SMALL, Component, ModelEntry, State
+from edgemm.bundle.manifest import SMALL, Component, ModelEntry
 from edgemm.bundle.opening import Bundle
 from edgemm.errors import BundleError
 from edgemm.runtimes import registry
-from edgemm.runtimes.base import Decoder, Session, SessionOptions, Shapes, StatePort, as_numpy
+from edgemm.runtimes.base import Decoder, Session, SessionOptions, Shapes, StatePort, as_numpy, state_port
 from edgemm.runtimes.choice import Question, choose
 from edgemm.runtimes.engines import engines_of, graph_hash
 from edgemm.runtimes.rebuilding import Rebuild, rebuild
@@ -140,7 +140,7 @@ class Graphs:
 
     def _load_decoder(self, alignment: bool) -> Decoder:
         component, runtime = self._component("decoder"), self.runtime_of("decoder")
-        states = tuple(map(_state_port, self.bundle.manifest.states_of(component.name)))
+        states = tuple(map(state_port, self.bundle.manifest.states_of(component.name)))
         self._aligned = alignment or not registry.RUNTIMES[runtime].fuses_attention
         options = replace(self._options("decoder"), alignment=self._aligned)
         load = self.load_decoder or registry.module(runtime).load_decoder
@@ -218,9 +218,3 @@ class Graphs:
 def _opt_shapes(component: Component) -> Shapes:
     """The usual sizes of the inputs, for devices that take fixed ones alone."""
     return tuple((i.name, tuple(d.opt for d in i.dims)) for i in component.inputs)
-
-
-def _state_port(state: State) -> StatePort:
-    shape = tuple(d.min if d.min == d.max else -1 for d in state.shape)
-    axis = 2 if state.growth_axis is None else state.growth_axis
-    return StatePort(state.input, state.output, shape, axis)

@@ -20,7 +20,7 @@ class Probe:
     Raises Unrecognised where that part is not small: it must not read activations, only their shapes.
     """
 
-    def __init__(self, graph: Graph, outputs: Sequence[str], limit: int = 64) -> None:
+    def __init__(self, graph: Graph, outputs: Sequence[str], dtype: int = _FLOAT, limit: int = 64) -> None:
         import onnxruntime
         from onnx import helper, numpy_helper
 
@@ -30,7 +30,7 @@ class Probe:
             raise Unrecognised(f"{outputs[0]} depends on activations")
         weights = [numpy_helper.from_array(np.asarray(graph.weights[i].load()), i) for i in read & graph.weights.keys()]
         self.inputs = {i: graph.inputs[i] for i in graph.inputs if i in read}
-        made = [helper.make_tensor_value_info(name, _FLOAT, None) for name in outputs]
+        made = [helper.make_tensor_value_info(name, dtype, None) for name in outputs]
         part = helper.make_graph(nodes, "probe", list(self.inputs.values()), made, weights)
         model = helper.make_model(part, opset_imports=graph.model.opset_import, ir_version=graph.model.ir_version)
         options = onnxruntime.SessionOptions()
@@ -62,9 +62,12 @@ def rotary_tables(graph: Graph, cos: str, sin: str, positions: int) -> tuple[NDA
     return tables[0], tables[1]
 
 
-def require_causal(graph: Graph, bias: str, positions: int) -> None:
-    """Raise Unrecognised unless `bias` is 0 up to each query's own position and minus a lot beyond, at any length."""
-    probe = Probe(graph, [bias])
+def require_causal(graph: Graph, bias: str, positions: int, dtype: int = _FLOAT) -> None:
+    """Raise Unrecognised unless `bias` is 0 up to each query's own position and minus a lot beyond, at any length.
+
+    `dtype` is ONNX's type of it.
+    """
+    probe = Probe(graph, [bias], dtype)
     if "attention_mask" not in probe.inputs:
         raise Unrecognised("a mask that the host builds")
     for past, new in ((0, 5), (3, 4), (positions - 3, 3)):
@@ -78,6 +81,8 @@ def require_causal(graph: Graph, bias: str, positions: int) -> None:
 
 
 def _feeds(probe: Probe, past: int, new: int) -> dict[str, NDArray[Any]]:
+    from onnx import helper
+
     known = {
         "attention_mask": np.ones((1, past + new), np.int64),
         "position_ids": np.arange(past, past + new)[None],
@@ -87,5 +92,5 @@ def _feeds(probe: Probe, past: int, new: int) -> dict[str, NDArray[Any]]:
             sizes = {"batch": 1, "past": past, "new": new, "total": past + new}
             dims = [sizes.get(d.dim_param, d.dim_value or 1) for d in value.type.tensor_type.shape.dim]
             # Read for its shape only, but floats are what the graph takes.
-            known[name] = np.zeros(dims, np.float32)
+            known[name] = np.zeros(dims, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
     return known

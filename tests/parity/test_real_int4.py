@@ -13,8 +13,7 @@ from edgemm.model import Model
 from edgemm.processing.audio import load_audio, to_mono_16k
 from edgemm.processing.features import raw
 from edgemm.runtimes import registry
-from edgemm.runtimes.base import SessionOptions
-from edgemm.tasks.graphs import _state_port
+from edgemm.runtimes.base import SessionOptions, state_port
 from edgemm.tasks.metrics import wer
 from tests.rig.speech import flite_corpus, librivox_clips
 
@@ -68,7 +67,7 @@ def forced(directory, heard, runtime):
     (entry,) = bundle.manifest.models
     component = bundle.component(entry, "decoder")
     options = SessionOptions(int8_weights=component.precision != "fp32")
-    states = tuple(map(_state_port, bundle.manifest.states_of(component.name)))
+    states = tuple(map(state_port, bundle.manifest.states_of(component.name)))
     decoder = registry.module(runtime).load_decoder(bundle.file(component.file), states, entry.context, options)
     embed = registry.module(runtime).load_session(
         bundle.file(bundle.component(entry, "embed_tokens").file), SessionOptions()

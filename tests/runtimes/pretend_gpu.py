@@ -14,7 +14,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +26,9 @@ from edgemm.bundle.manifest import Engine
 from edgemm.runtimes import registry, tensorrt, tensorrt_api, tensorrt_engine
 from edgemm.runtimes.base import SessionOptions, StatePort
 from edgemm.runtimes.engines import Note
+from edgemm.runtimes.lowering import fixed_state
+from edgemm.runtimes.lowering.graph import Unrecognised
+from edgemm.runtimes.lowering.onnxruntime_decoder import save
 from tests.export.exported import RUNTIMES
 from tests.runtimes.pretend_device import PretendDevice, move
 
@@ -230,6 +233,8 @@ class IExecutionContext:
         ins, outs = self.engine.ins, [n for n in self.engine.nodes if n not in self.engine.ins]
         shapes = {n: self.get_tensor_shape(n) for n in self.engine.nodes}
         places = dict(self.addresses)
+        read = {places[n] for n in ins}
+        assert not read & {places[n] for n in outs}, "an engine may not write where it reads"
         device = _DEVICE.get()
         for name, shape in shapes.items():
             if name not in self.engine.host:
@@ -325,10 +330,10 @@ def write_engine(
 
 
 class Loader:
-    """A runtime's module that makes an engine of a graph, then loads it."""
+    """A runtime's module that makes an engine of a graph, then loads it; with `buffers`, of a decoder over buffers."""
 
-    def __init__(self, target: str) -> None:
-        self._target = target
+    def __init__(self, target: str, *, buffers: bool = False) -> None:
+        self._target, self._buffers = target, buffers
 
     def load_session(self, path: Path, options: SessionOptions) -> tensorrt.TrtSession:
         with pretending(target=self._target), tempfile.TemporaryDirectory() as folder:
@@ -338,11 +343,18 @@ class Loader:
         self, path: Path, states: tuple[StatePort, ...], capacity: int, options: SessionOptions
     ) -> tensorrt.TrtDecoder:
         with pretending(target=self._target), tempfile.TemporaryDirectory() as folder:
+            if self._buffers:
+                with suppress(Unrecognised):
+                    path = save(fixed_state.lower(path, states, capacity), Path(folder))
             engine = write_engine(Path(folder), path, target=self._target)
             return tensorrt.load_decoder(engine, states, capacity, options)
 
 
-PRETENDED = {"pretended-tensorrt-rtx": Loader("tensorrt-rtx"), "pretended-tensorrt": Loader("tensorrt")}
+PRETENDED = {
+    "pretended-tensorrt-rtx": Loader("tensorrt-rtx"),
+    "pretended-tensorrt": Loader("tensorrt"),
+    "pretended-tensorrt-buffers": Loader("tensorrt", buffers=True),
+}
 
 CONTRACT = (*RUNTIMES, *PRETENDED)
 """What the contracts are held by."""

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from edgemm.errors import BundleError, InputError
+from edgemm.runtimes.base import state_port
 from edgemm.runtimes.registry import RUNTIMES
-from edgemm.tasks.graphs import _state_port
 from tests.export.exported import EXACT, exported, plan
 from tests.runtimes.pretend_gpu import CONTRACT, module
 
@@ -19,7 +19,7 @@ CAPACITY, SOURCE = 24, 9
 
 
 def load(name, runtime, **options):
-    states = tuple(map(_state_port, exported(name).manifest.states_of("decoder")))
+    states = tuple(map(state_port, exported(name).manifest.states_of("decoder")))
     path = exported(name).bundle / "graphs" / "decoder.onnx"
     return module(runtime).load_decoder(path, states, CAPACITY, replace(EXACT, **options))
 

@@ -11,8 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 from edgemm.errors import ContextFull, InputError
-from edgemm.runtimes.base import StatePort
-from edgemm.tasks.graphs import _state_port
+from edgemm.runtimes.base import StatePort, state_port
 from tests.export.exported import EXACT, exported, plan
 from tests.runtimes.pretend_gpu import CONTRACT, PRETENDED, module
 
@@ -61,7 +60,7 @@ class Original:
 def pair(request):
     name, runtime = request.param
     manifest, path = exported(name).manifest, exported(name).bundle
-    states = tuple(map(_state_port, manifest.states_of("decoder")))
+    states = tuple(map(state_port, manifest.states_of("decoder")))
     decoder = module(runtime).load_decoder(path / "graphs" / "decoder.onnx", states, CAPACITY, EXACT)
     yield decoder, Original(name)
     decoder.close()

@@ -12,10 +12,9 @@ from onnx import numpy_helper
 
 from edgemm.errors import InputError
 from edgemm.runtimes import onnxruntime
-from edgemm.runtimes.base import SessionOptions
+from edgemm.runtimes.base import SessionOptions, state_port
 from edgemm.runtimes.lowering.attention import SEQLENS, TOTAL
 from edgemm.runtimes.lowering.cache import lowered_decoder
-from edgemm.tasks.graphs import _state_port
 from tests.export.exported import EXACT, exported
 from tests.runtimes.lowering_decoders import KINDS, written
 from tests.runtimes.lowering_decoders import decoder as decoder_graph
@@ -207,7 +206,7 @@ def test_an_unknown_extra_is_refused():
 
 def test_cross_attention_is_left_alone():
     report = exported("moonshine")
-    states = tuple(map(_state_port, report.manifest.states_of("decoder")))
+    states = tuple(map(state_port, report.manifest.states_of("decoder")))
     decoder = onnxruntime.load_decoder(report.bundle / "graphs" / "decoder.onnx", states, 64, FAST)
     assert decoder.form == "portable"
     assert "cross-attention" in decoder.reason
