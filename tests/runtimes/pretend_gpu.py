@@ -175,7 +175,7 @@ class ICudaEngine:
 
 class IExecutionContext:
     def __init__(self, engine: ICudaEngine) -> None:
-        self.engine = engine
+        self.engine, self.device = engine, _DEVICE.get()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self._known: dict[Any, dict[str, tuple[int, ...]]] = {}
@@ -235,10 +235,9 @@ class IExecutionContext:
         places = dict(self.addresses)
         read = {places[n] for n in ins}
         assert not read & {places[n] for n in outs}, "an engine may not write where it reads"
-        device = _DEVICE.get()
         for name, shape in shapes.items():
             if name not in self.engine.host:
-                device.inside(places[name], int(np.prod(shape)) * np.dtype(self._numpy(name)).itemsize)
+                self.device.inside(places[name], int(np.prod(shape)) * np.dtype(self._numpy(name)).itemsize)
 
         def work() -> None:
             feeds = {n: _array(places[n], shapes[n], self._numpy(n)) for n in ins}
@@ -246,7 +245,7 @@ class IExecutionContext:
                 assert result.shape == shapes[name], f"{name}: {result.shape}, not {shapes[name]}"
                 move(places[name], np.ascontiguousarray(result).ctypes.data, result.nbytes)
 
-        device.queue(stream_handle, work)
+        self.device.queue(stream_handle, work)
         return True
 
 
@@ -256,7 +255,7 @@ def _array(address: int, shape: tuple[int, ...], dtype: str) -> Any:
 
 
 class _Current:
-    """The device of the process: contexts, like the real ones, are not told where they run."""
+    """The device that contexts are made on: like the real ones, they are not told."""
 
     def __init__(self) -> None:
         self._device = PretendDevice()
@@ -290,7 +289,8 @@ def library(*, rtx: bool = True) -> types.ModuleType:
 @contextmanager
 def pretending(device: PretendDevice | None = None, *, target: str = "tensorrt-rtx") -> Iterator[PretendDevice]:
     """While this lasts, engines are opened on `device` by the pretended library."""
-    device = device or _DEVICE.get()
+    before = _DEVICE.get()
+    device = device or before
     _DEVICE.set(device)
     with (
         mock.patch.dict(sys.modules, {"pretend_tensorrt": library(rtx=target == "tensorrt-rtx")}),
@@ -299,7 +299,10 @@ def pretending(device: PretendDevice | None = None, *, target: str = "tensorrt-r
         mock.patch.object(tensorrt_engine, "installed_builder", lambda target: f"{target} {VERSION}"),
         mock.patch.object(tensorrt_engine, "cuda_of", return_value=13),
     ):
-        yield device
+        try:
+            yield device
+        finally:
+            _DEVICE.set(before)
 
 
 def write_engine(
