@@ -41,7 +41,15 @@ def test_a_layer_of_each_kind_stays(tmp_path):
     assert len(set(config["layer_types"])) == 2
 
 
-@pytest.mark.parametrize("change", [lambda weight: -weight, lambda weight: weight * 1.01, lambda weight: weight[::-1]])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight * 1.01,
+        pytest.param(lambda weight: -weight, marks=pytest.mark.slow),
+        pytest.param(lambda weight: weight[::-1], marks=pytest.mark.slow),
+    ],
+    ids=["scaled", "negated", "turned"],
+)
 def test_a_weight_that_did_not_arrive_is_an_error(change, monkeypatch, tmp_path):
     tensors = deep._tensors
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,21 @@ from edgemm.runtimes import registry
 from edgemm.runtimes.base import as_numpy
 from tests.export.exported import EXACT, FAMILIES, RUNTIMES, exported, plan
 
-CASES = [(name, role) for name, tiny in FAMILIES.items() for role in tiny.components]
+# What a trained one does is told by its boxes (tests/tasks/test_detectors.py): its graphs are the random one's.
+CASES = [(name, role) for name, tiny in FAMILIES.items() for role in tiny.components if name != "rt_detr_trained"]
 
 
 def _graph(name, role):
     return next(g for g in plan(name).graphs if g.role == role)
+
+
+@lru_cache(maxsize=8)
+def _expected(name, role, seed):
+    """Sizes, feeds and what the module makes of them: once for both runtimes, which take turns."""
+    graph = _graph(name, role)
+    sizes = (graph.trace, *graph.checks)[seed]
+    feeds = graph.feeds(sizes, seed=100 + seed)
+    return sizes, feeds, graph.run(feeds)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -23,10 +35,10 @@ def _graph(name, role):
 def test_every_family_component_equals_its_module(name, role, runtime):
     graph = _graph(name, role)
     session = registry.module(runtime).load_session(exported(name).bundle / "graphs" / f"{role}.onnx", EXACT)
-    for seed, sizes in enumerate((graph.trace, *graph.checks)):
-        feeds = graph.feeds(sizes, seed=100 + seed)
+    for seed in range(1 + len(graph.checks)):
+        sizes, feeds, expected = _expected(name, role, seed)
         found = session.run({k: v.numpy() for k, v in feeds.items()})
-        worst, cosine = compare(graph.run(feeds), {k: as_numpy(v) for k, v in found.items()})
+        worst, cosine = compare(expected, {k: as_numpy(v) for k, v in found.items()})
         assert worst <= TOLERANCES["fp32"].max_abs, sizes
         assert cosine >= TOLERANCES["fp32"].cosine, sizes
     session.close()
