@@ -89,7 +89,7 @@ def test_moving_pictures_a_caption_and_the_answer_to_a_typed_question(browser, t
 
 
 def test_pictures_by_webrtc_are_the_frames_that_the_page_takes_them_for(browser):
-    pytest.importorskip("aiortc", reason="the extra web is not installed")
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
     sink, keep = WebSink("127.0.0.1:0"), KeepSink(SinkLimits(events=100, frames=10_000))
     pipeline = Pipeline(Seeing(), StreamOptions(cameras=("test://?size=320x240&fps=15",)), [sink, keep])
     pipeline.start()
@@ -115,7 +115,7 @@ def test_pictures_by_webrtc_are_the_frames_that_the_page_takes_them_for(browser)
 
 
 def test_a_browser_that_is_killed_is_noticed_within_two_seconds(browser):
-    pytest.importorskip("aiortc", reason="the extra web is not installed")
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
     sink = WebSink("127.0.0.1:0")
     with running(sink, Seeing(), camera="test://?size=320x240&fps=15"):
         page = browser()

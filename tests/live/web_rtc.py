@@ -15,7 +15,7 @@ import pytest
 from tests.live.live_fakes import until
 from tests.live.web_clients import Page
 
-aiortc = pytest.importorskip("aiortc", reason="the extra web is not installed")
+aiortc = pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
 
 
 def post(sink, document, *, query="", **headers):

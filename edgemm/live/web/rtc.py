@@ -1,4 +1,4 @@
-"""Pictures by WebRTC: a peer for each page that gets them so, and when it is gone (extra `web`)."""
+"""Pictures by WebRTC: a peer for each page that gets them so, and when it is gone (extra `webrtc`)."""
 
 from __future__ import annotations
 

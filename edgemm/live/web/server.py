@@ -287,7 +287,7 @@ class Server:
 
     async def _answer(self, document: dict[str, Any]) -> str:
         if not self._rtc:
-            raise missing_extra("aiortc", "web") if not available() else Unavailable("this run is not in real time")
+            raise missing_extra("aiortc", "webrtc") if not available() else Unavailable("this run is not in real time")
         viewer = next((one for one in self._viewers if one.id == document.get("viewer")), None)
         source, offer = document.get("source"), document.get("sdp")
         if viewer is None or not isinstance(source, str) or not isinstance(offer, str):
