@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -44,8 +45,9 @@ def workers() -> ThreadPoolExecutor:
     """Threads for encoding: the model and the cameras go first where there is too little of the processor."""
 
     def yield_to_others() -> None:
-        with contextlib.suppress(OSError, AttributeError):  # where priorities are a process's, or may not be lowered
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        if sys.platform == "linux":  # elsewhere priorities are a process's
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
     return ThreadPoolExecutor(VIEWERS + 1, "edgemm-page-work", yield_to_others)
 

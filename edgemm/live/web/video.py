@@ -107,7 +107,7 @@ def numbered(image: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
 
 
 def number_of(picture: NDArray[np.uint8]) -> int | None:
-    """The number under a picture that `numbered` made, uint8 [h + STRIP_PX, w, 3], decoded; None where there is none."""
+    """The number under a picture that `numbered` made, uint8 [h + STRIP_PX, w, 3], decoded. None without one."""
     edges = np.linspace(0, picture.shape[1], BITS + 1).astype(int)
     word = 0
     for on in picture[-STRIP_PX // 2, (edges[:-1] + edges[1:]) // 2].mean(axis=-1) > 127:
