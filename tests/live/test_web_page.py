@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 
@@ -123,6 +124,22 @@ def test_a_browser_that_is_killed_is_noticed_within_two_seconds(browser):
         page.until("document.querySelector('#way').innerText === 'Pictures by WebRTC'")
         page.close()
         until(lambda: sink._server.peers.viewers == sink.pictures.viewers == len(sink._server._viewers) == 0, 2)
+
+
+def test_a_page_that_is_one_too_many_for_webrtc_shows_mjpeg(browser):
+    rtc = pytest.importorskip("tests.live.web_rtc", reason="the extra webrtc is not installed")
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, Seeing(), camera="test://?size=320x240&fps=15"), ExitStack() as stack:
+        until(sink.pictures.sources)
+        for one in [stack.enter_context(rtc.viewer(sink)) for _ in range(2)]:
+            assert one.watch(sink)[0] == 200
+        page = browser()
+        page.open(sink.url)
+        page.until(BOXES)
+        frame = page.js(FRAME)
+        page.until(f"{FRAME} !== '{frame}'", 5)
+        assert page.text("#way") == "Pictures by MJPEG"
+        assert (sink._server.peers.viewers, sink.pictures.viewers) == (2, 1)
 
 
 def test_without_webrtc_the_page_shows_mjpeg(browser):

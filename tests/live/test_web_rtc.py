@@ -6,6 +6,7 @@ import asyncio
 import gc
 import random
 import socket
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -247,6 +248,19 @@ def test_there_is_none_where_frames_do_not_come_in_real_time(talking_clip):
     status, document = post(sink, {"viewer": "x", "source": "camera", "sdp": "v=0"})
     assert (status, document["error"]["code"]) == (503, "sink")
     pipeline.stop()
+
+
+def test_without_aiortc_no_page_is_offered_any(monkeypatch):
+    monkeypatch.setitem(sys.modules, "aiortc", None)
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, camera=PATTERN):
+        page = Page(sink)
+        until(lambda: page.has("page"))
+        assert "viewer" not in page.has("page")[0]
+        status, document = post(sink, {"viewer": "x", "source": "camera", "sdp": "v=0"})
+        assert status == 503
+        assert document["error"]["hint"] == 'run: pip install "edgemm[webrtc]"'
+        page.close()
 
 
 # --- how each end notices -------------------------------------------------------------------------
