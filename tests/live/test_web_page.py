@@ -16,7 +16,7 @@ from edgemm.live.options import StreamOptions
 from edgemm.live.pipeline import Pipeline
 from edgemm.live.sinks.base import SinkLimits
 from edgemm.live.sources.testing import read_clock
-from tests.live.live_fakes import KeepSink, Seeing, until
+from tests.live.live_fakes import FakeModel, KeepSink, Seeing, until
 from tests.live.web_browser import CLOCK, Browser, chromium, write_wav, write_y4m
 from tests.live.web_clients import WebSink, running
 
@@ -124,6 +124,27 @@ def test_a_browser_that_is_killed_is_noticed_within_two_seconds(browser):
         page.until("document.querySelector('#way').innerText === 'Pictures by WebRTC'")
         page.close()
         until(lambda: sink._server.peers.viewers == sink.pictures.viewers == len(sink._server._viewers) == 0, 2)
+
+
+def test_another_camera_comes_by_webrtc_too(browser):
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    sink = WebSink("127.0.0.1:0")
+    cameras = ("test://?size=320x240&fps=15", "test://?size=192x144&fps=15")
+    pipeline = Pipeline(FakeModel(), StreamOptions(cameras=cameras), [sink])
+    pipeline.start()
+    try:
+        page = browser()
+        page.open(sink.url)
+        page.until("document.querySelectorAll('#cameras button').length === 2")
+        for n, width_px in [(1, 192), (0, 320), (1, 192)]:
+            page.js(f"document.querySelectorAll('#cameras button')[{n}].click()")
+            page.until(f"document.querySelector('#video').width === {width_px}")
+            page.until("document.querySelector('#way').innerText === 'Pictures by WebRTC'")
+            assert page.js("document.querySelector('#video').width") == width_px
+            until(lambda: (sink._server.peers.viewers, sink.pictures.viewers) == (1, 0), 3)
+        assert not page.errors()
+    finally:
+        pipeline.stop()
 
 
 def test_a_page_that_is_one_too_many_for_webrtc_shows_mjpeg(browser):

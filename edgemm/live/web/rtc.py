@@ -125,14 +125,19 @@ class _Peer:
         self._channel: Any = None
         self._watch: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        # A connection that is closed while it opens its sockets would leave some open.
+        self._answering = asyncio.Lock()
         self._deadline_s = time.monotonic() + CONNECT_S
 
     async def answer(self, offer: str) -> str:
+        async with self._answering:
+            return await self._answer(offer)
+
+    async def _answer(self, offer: str) -> str:
         try:
             aiortc: Any = await asyncio.to_thread(importlib.import_module, "aiortc")
         except ImportError as error:
             raise RuntimeUnavailable(f"aiortc cannot be loaded: {error}") from error
-        self._check_open()
         # An empty list: without one aiortc asks a public STUN server.
         self._connection = connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
         connection.on("datachannel", self._opened)
@@ -144,8 +149,8 @@ class _Peer:
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception as error:  # aiortc's parser raises whatever broken text leads to
             raise InputError("the offer is no SDP of a viewer", hint="reload the page") from error
-        self._check_open()
-        self._watch = asyncio.create_task(self._until_silent())
+        if self._closing is None:
+            self._watch = asyncio.create_task(self._until_silent())
         return str(connection.localDescription.sdp)
 
     async def close(self) -> None:
@@ -154,21 +159,21 @@ class _Peer:
             self._closing = asyncio.create_task(self._end())
         await asyncio.shield(self._closing)
 
-    def _check_open(self) -> None:
-        if self._closing is not None:
-            raise InputError("the page made another offer, or was closed")
-
     async def _end(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
         try:
+            # One that is slow goes on by itself: to break it off would leave its sockets open, too.
+            await asyncio.wait({asyncio.create_task(self._disconnect())}, timeout=_CLOSE_S)
+        finally:
+            self.on_gone()
+
+    async def _disconnect(self) -> None:
+        async with self._answering:
             if self._track is not None:
                 self._track.stop()
             if self._connection is not None:
-                # One that is slow goes on by itself: to break it off would leave its sockets open.
-                await asyncio.wait({asyncio.create_task(self._connection.close())}, timeout=_CLOSE_S)
-        finally:
-            self.on_gone()
+                await self._connection.close()
 
     def _opened(self, channel: Any) -> None:
         if self._channel is None:
