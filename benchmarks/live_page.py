@@ -3,8 +3,8 @@
     python benchmarks/live_page.py
 
 No model runs while pictures are timed: the test pattern has its own clock painted in (`test://`), which a script in
-the page reads where a picture is drawn. Viewers for the last figure are plain sockets in another process, at the lowest
-priority; the default bundle classifies as fast as it can.
+the page reads where a picture is drawn. Of the viewers for the last figure two come by WebRTC, the others are plain
+sockets, in processes of their own at the lowest priority; the default bundle classifies as fast as it can.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from tests.live.web_browser import CLOCK, Browser, write_wav, write_y4m  # noqa:
 
 PATTERN, FLOOD = "test://?size=640x480&fps=15", "test://?size=640x480&fps=500"
 VIEWERS = 20
+BY_WEBRTC = 2
 # Ages in ms of the pictures of some seconds, each where it is drawn; `offset` brings the page's clock to the pattern's.
 AGES = """(async () => {
   const canvas = document.querySelector("#video"), pen = canvas.getContext("2d"), ages = [];
@@ -57,6 +58,20 @@ for _ in range(int(sys.argv[3])):
 while True:
     for one in select.select(connections, [], [])[0]:
         one.recv(1 << 18)
+"""
+
+
+WATCH = """
+import sys, time
+from contextlib import ExitStack
+from types import SimpleNamespace
+sys.path.insert(0, sys.argv[1])
+from tests.live.web_rtc import viewer
+sink = SimpleNamespace(port=int(sys.argv[2]))
+with ExitStack() as stack:
+    for _ in range(int(sys.argv[3])):
+        assert stack.enter_context(viewer(sink)).watch(sink)[0] == 200
+    time.sleep(3600)
 """
 
 
@@ -96,11 +111,14 @@ def paint_ms() -> float:
         return float(page.js(PAINT))
 
 
-def ages_ms(seconds: float) -> list[float]:
-    """How old pictures are where they are drawn."""
+def ages_ms(seconds: float, way: str) -> list[float]:
+    """How old pictures are where they are drawn, by `way`."""
     with shown() as (page, sink):
+        if way == "MJPEG":
+            page.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.RTCPeerConnection")
         page.open(sink.url)
         page.until("document.querySelector('#video').width === 640")
+        page.until(f"document.querySelector('#way').innerText === 'Pictures by {way}'")
         return list(page.js(AGES % (clock_offset_ms(page), CLOCK, 1000 * seconds)))
 
 
@@ -133,14 +151,17 @@ def frames_per_s(viewers: int, seconds: float) -> float:
         options = StreamOptions(cameras=(FLOOD,), tasks=("classify",), duration_s=seconds)
         pipeline = Pipeline(model, options, [sink])
         pipeline.start()
-        command = ["nice", "-n", "19", sys.executable, "-c", READ, "127.0.0.1", str(sink.port), str(viewers)]
-        looking = subprocess.Popen(command, stderr=subprocess.DEVNULL) if viewers else None
+        commands = [
+            [READ, "127.0.0.1", str(sink.port), str(viewers - BY_WEBRTC)],
+            [WATCH, str(ROOT), str(sink.port), str(BY_WEBRTC)],
+        ] if viewers else []  # fmt: skip
+        looking = [subprocess.Popen(["nice", "-n", "19", sys.executable, "-c", *words]) for words in commands]
         try:
             summary = pipeline.wait()
         finally:
-            if looking:
-                looking.kill()
-                looking.wait()
+            for one in looking:
+                one.kill()
+                one.wait()
     return summary.processed / summary.duration_s
 
 
@@ -149,15 +170,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0)
     options = parser.parse_args()
-    ages = ages_ms(options.seconds)
+    ages = {way: ages_ms(options.seconds, way) for way in ("MJPEG", "WebRTC")}
     rounds = [(frames_per_s(0, options.seconds), frames_per_s(VIEWERS, options.seconds)) for _ in range(options.rounds)]
     alone, watched = np.median(rounds, axis=0)
     print(json.dumps({
         "first_paint_ms": round(float(np.median([paint_ms() for _ in range(options.rounds)])), 1),
         "first_picture_after_consent_ms": round(float(np.median([consent_ms() for _ in range(options.rounds)])), 1),
-        "age_ms_p50": round(float(np.median(ages)), 1),
-        "age_ms_p95": round(float(np.percentile(ages, 95)), 1),
-        "pictures": len(ages),
+        "age_ms_p50": {way: round(float(np.median(found)), 1) for way, found in ages.items()},
+        "age_ms_p95": {way: round(float(np.percentile(found, 95)), 1) for way, found in ages.items()},
+        "pictures_per_s": {way: round(len(found) / options.seconds, 1) for way, found in ages.items()},
         "frames_per_s": round(float(alone), 1),
         f"frames_per_s_with_{VIEWERS}_viewers": round(float(watched), 1),
     }, indent=1))  # fmt: skip

@@ -11,6 +11,7 @@ _SOCKET = {
     "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }  # fmt: skip
+_OFFER = b'{"viewer": "nobody", "source": "camera", "sdp": "v=0"}'
 # {"task": "classify", "on": false}, masked with zeros as a client may
 _FRAME = b"\x81\xa1\0\0\0\0" + b'{"task": "classify", "on": false}'
 
@@ -24,12 +25,14 @@ def test_nothing_fails_and_nothing_leaks(for_s, caplog):
         origins = ("http://[", f"http://{host}", "http://elsewhere.example", "null", "")
         seeds += [request(sink, "/", connection="close", Origin=origin) for origin in origins]
         seeds += [request(sink, path, **_SOCKET) + _FRAME for path in ("/events", "/camera", "/mic")]
+        offer = request(sink, "/rtc/offer", connection="close", Content_Length=len(_OFFER)).replace(b"GET", b"POST", 1)
+        seeds += [offer + _OFFER]
         storm(address(sink), Fuzz(host, seeds, [], seed=0), 1.0)
         leaks = Leaks()
         statuses, failed = storm(address(sink), Fuzz(host, seeds, [], seed=1), for_s)
         assert failed == []
         assert {101, 200, 400, 403, 404} <= set(statuses)
-        assert not set(statuses) - {0, 100, 101, 200, 400, 403, 404, 405, 409, 411, 413, 417, 426, 503}
+        assert not set(statuses) - {0, 100, 101, 200, 400, 403, 404, 405, 408, 409, 411, 413, 417, 426, 429, 503}
         leaks.assert_none(threads=4, mib=64)
         assert get(sink)[0] == 200
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []

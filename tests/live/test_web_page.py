@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from tests.live.live_fakes import Seeing, until
+from edgemm.live.frames import Frame
+from edgemm.live.options import StreamOptions
+from edgemm.live.pipeline import Pipeline
+from edgemm.live.sinks.base import SinkLimits
+from edgemm.live.sources.testing import read_clock
+from tests.live.live_fakes import FakeModel, KeepSink, Seeing, until
 from tests.live.web_browser import CLOCK, Browser, chromium, write_wav, write_y4m
 from tests.live.web_clients import WebSink, running
 
@@ -24,6 +31,10 @@ LOOK = """(() => {
 BOXES = """document.querySelector("#boxes").getContext("2d")
   .getImageData(0, 0, document.querySelector("#boxes").width, document.querySelector("#boxes").height)
   .data.some((value) => value > 0)"""
+
+
+# The id of the frame that is shown, as the page has it.
+FRAME = "document.querySelector('#video').dataset.frame"
 
 
 @pytest.fixture
@@ -76,6 +87,94 @@ def test_moving_pictures_a_caption_and_the_answer_to_a_typed_question(browser, t
         assert not page.errors()
         pipeline.stop()
         page.until("document.querySelector('#link').innerText === 'the run has ended'")
+
+
+def test_pictures_by_webrtc_are_the_frames_that_the_page_takes_them_for(browser):
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    sink, keep = WebSink("127.0.0.1:0"), KeepSink(SinkLimits(events=100, frames=10_000))
+    pipeline = Pipeline(Seeing(), StreamOptions(cameras=("test://?size=320x240&fps=15",)), [sink, keep])
+    pipeline.start()
+    try:
+        page = browser()
+        page.open(sink.url)
+        page.until("document.querySelector('#way').innerText === 'Pictures by WebRTC'")
+        until(lambda: sink.pictures.viewers == 0, 3)
+        page.until(BOXES)
+        seen = set()
+        until(lambda: seen.add(tuple(page.js(f"[Number({FRAME}), {CLOCK}]"))) or len(seen) >= 8, 30)
+        assert sink._server.peers.viewers == 1
+        asyncio.run_coroutine_threadsafe(sink._server.peers.close(), sink._loop).result(5)
+        page.until("document.querySelector('#way').innerText === 'Pictures by MJPEG'", 5)
+        frame = page.js(FRAME)
+        page.until(f"{FRAME} !== '{frame}'", 5)
+        assert sink.pictures.viewers == 1
+        assert not page.errors()
+    finally:
+        pipeline.stop()
+    clocks = {item.id: read_clock(item.image) for item in keep.items if isinstance(item, Frame)}
+    assert {frame: clocks[frame] for frame, _ in seen} == dict(seen)
+
+
+def test_a_browser_that_is_killed_is_noticed_within_two_seconds(browser):
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, Seeing(), camera="test://?size=320x240&fps=15"):
+        page = browser()
+        page.open(sink.url)
+        page.until("document.querySelector('#way').innerText === 'Pictures by WebRTC'")
+        page.close()
+        until(lambda: sink._server.peers.viewers == sink.pictures.viewers == len(sink._server._viewers) == 0, 2)
+
+
+def test_another_camera_comes_by_webrtc_too(browser):
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    sink = WebSink("127.0.0.1:0")
+    cameras = ("test://?size=320x240&fps=15", "test://?size=192x144&fps=15")
+    pipeline = Pipeline(FakeModel(), StreamOptions(cameras=cameras), [sink])
+    pipeline.start()
+    try:
+        page = browser()
+        page.open(sink.url)
+        page.until("document.querySelectorAll('#cameras button').length === 2")
+        for n, width_px in [(1, 192), (0, 320), (1, 192)]:
+            page.js(f"document.querySelectorAll('#cameras button')[{n}].click()")
+            page.until(f"document.querySelector('#video').width === {width_px}")
+            page.until("document.querySelector('#way').innerText === 'Pictures by WebRTC'")
+            assert page.js("document.querySelector('#video').width") == width_px
+            until(lambda: (sink._server.peers.viewers, sink.pictures.viewers) == (1, 0), 3)
+        assert not page.errors()
+    finally:
+        pipeline.stop()
+
+
+def test_a_page_that_is_one_too_many_for_webrtc_shows_mjpeg(browser):
+    rtc = pytest.importorskip("tests.live.web_rtc", reason="the extra webrtc is not installed")
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, Seeing(), camera="test://?size=320x240&fps=15"), ExitStack() as stack:
+        until(sink.pictures.sources)
+        for one in [stack.enter_context(rtc.viewer(sink)) for _ in range(2)]:
+            assert one.watch(sink)[0] == 200
+        page = browser()
+        page.open(sink.url)
+        page.until(BOXES)
+        frame = page.js(FRAME)
+        page.until(f"{FRAME} !== '{frame}'", 5)
+        assert page.text("#way") == "Pictures by MJPEG"
+        assert (sink._server.peers.viewers, sink.pictures.viewers) == (2, 1)
+
+
+def test_without_webrtc_the_page_shows_mjpeg(browser):
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, Seeing(), camera="test://?size=320x240&fps=15"):
+        page = browser()
+        page.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.RTCPeerConnection")
+        page.open(sink.url)
+        page.until(BOXES)
+        seen = set()
+        until(lambda: seen.add(page.js(LOOK)) or len(seen) >= 4, 30)
+        assert page.text("#way") == "Pictures by MJPEG"
+        assert (sink._server.peers.viewers, sink.pictures.viewers) == (0, 1)
+        assert not page.errors()
 
 
 def test_the_last_minute_can_be_looked_back_at(browser):

@@ -56,7 +56,7 @@ def test_the_page_and_all_that_it_names_come_from_here(page):
     assert b"http://" not in body
     assert b"https://" not in body
     for name in ("page.css", "page.js", "boxes.js", "capture.js", "history.js", "numbers.js", "player.js", "record.js",
-                 "timeline.js", "worklet.js", "icon.svg"):  # fmt: skip
+                 "rtc.js", "timeline.js", "worklet.js", "icon.svg"):  # fmt: skip
         assert get(sink, f"/{name}")[0] == 200, name
     assert get(sink, "/nothing")[0] == 404
 

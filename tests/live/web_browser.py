@@ -124,9 +124,10 @@ class Browser:
         ]  # fmt: skip
 
     def close(self):
-        self._socket.__exit__(None, None, None)
+        """Kills it."""
         self._process.kill()
         self._process.wait(10)
+        self._socket.__exit__(None, None, None)
 
     def _targets(self, port):
         try:

@@ -45,6 +45,10 @@ class Pictures:
         """The cameras that have shown something."""
         return list(self.sizes_px)
 
+    def newest(self, source: str) -> Frame | None:
+        """The newest frame of a camera; None before the first."""
+        return self._newest.get(source)
+
     def jpeg(self, source: str) -> tuple[int, bytes] | None:
         """The id of the newest frame of a camera, and the frame as JPEG; None before the first."""
         frame = self._newest.get(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import socket
 import time
 from collections import deque
@@ -12,13 +13,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from edgemm.errors import SinkError
+from edgemm.errors import EdgemmError, InputError, SinkError, missing_extra
 from edgemm.live.events import Event, StartedEvent, StatusEvent, SummaryEvent, TranscriptEvent
 from edgemm.live.sinks.base import SinkContext
 from edgemm.live.sinks.questions import document_of, reply
 from edgemm.live.web.capture import Senders
 from edgemm.live.web.guard import HEADERS, Guard, Rate
 from edgemm.live.web.pictures import Pictures
+from edgemm.live.web.rtc import Peers, Unavailable, available, status_of
 
 BACKLOG = 1024
 MESSAGE_BYTES = 16_384
@@ -31,8 +33,8 @@ _ASSETS = {
     "page.css": "text/css",
     **dict.fromkeys(
         (
-            "page.js", "boxes.js", "capture.js", "history.js", "numbers.js", "player.js", "record.js", "timeline.js",
-            "worklet.js",
+            "page.js", "boxes.js", "capture.js", "history.js", "numbers.js", "player.js", "record.js", "rtc.js",
+            "timeline.js", "worklet.js",
         ),
         "text/javascript",
     ),
@@ -49,6 +51,7 @@ class Viewer:
     def __init__(self, transport: asyncio.Transport, address: str) -> None:
         self.queue: asyncio.Queue[str | None] = asyncio.Queue(BACKLOG + 256)
         self.transport, self.address = transport, address
+        self.id = secrets.token_urlsafe(12)
         self.dropped = False
 
     def put(self, text: str | None) -> bool:
@@ -80,6 +83,9 @@ class Server:
         self._new = asyncio.Event()
         self._ending = False
         self.senders = Senders()
+        self.peers = Peers(pictures.newest)
+        # As fast as possible, frames do not come in real time: a video of them would not play.
+        self._rtc = available() and not context.media_time
 
     # --- from the sink ------------------------------------------------------------------------
 
@@ -111,6 +117,7 @@ class Server:
         for viewer in self._viewers:
             viewer.put(None)
         deadline_s = time.monotonic() + grace_s
+        await self.peers.close()
         while (self._viewers or self._pictures.viewers) and time.monotonic() < deadline_s:
             await asyncio.sleep(0.01)
         for viewer in list(self._viewers):
@@ -132,6 +139,7 @@ class Server:
             app.router.add_get(f"/{name}", self._asset)
         app.router.add_get("/stream.mjpg", self._stream)
         app.router.add_get("/events", self._events)
+        app.router.add_post("/rtc/offer", self._offer)
         app.router.add_get("/camera", self.senders.camera)
         app.router.add_get("/mic", self.senders.mic)
         return app
@@ -229,7 +237,7 @@ class Server:
             return socket_
         _small_buffer(request.transport)
         viewer = Viewer(request.transport, _address(request))
-        for text in [self._greeting(), *(text for _, text in sorted([*self._first.values(), *self._recent]))]:
+        for text in [self._greeting(viewer), *(text for _, text in sorted([*self._first.values(), *self._recent]))]:
             viewer.put(text)
         if self._ending or "summary" in self._first:
             viewer.put(None)
@@ -240,7 +248,7 @@ class Server:
         finally:
             self._viewers.discard(viewer)
             sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+            await asyncio.gather(sender, self.peers.end(viewer), return_exceptions=True)
         return socket_
 
     async def _listen(self, socket_: Any, viewer: Viewer) -> None:
@@ -264,11 +272,34 @@ class Server:
         except ConnectionError:
             viewer.transport.abort()
 
+    async def _offer(self, request: Any) -> Any:
+        """`{"viewer": …, "source": …, "sdp": …}` of a page that follows the events, answered by `{"sdp": …}`."""
+        from aiohttp import web
+
+        try:
+            async with asyncio.timeout(self._patience_s):
+                document = document_of(await request.read())
+            return web.json_response({"sdp": await self._answer(document)})
+        except EdgemmError as error:
+            return web.json_response({"error": error.as_dict()}, status=status_of(error))
+        except TimeoutError:
+            raise web.HTTPRequestTimeout from None
+
+    async def _answer(self, document: dict[str, Any]) -> str:
+        if not self._rtc:
+            raise missing_extra("aiortc", "webrtc") if not available() else Unavailable("this run is not in real time")
+        viewer = next((one for one in self._viewers if one.id == document.get("viewer")), None)
+        source, offer = document.get("source"), document.get("sdp")
+        if viewer is None or not isinstance(source, str) or not isinstance(offer, str):
+            raise InputError("the offer is not that of an open page", hint="reload the page")
+        return await self.peers.answer(viewer, source, offer, lambda: self._ending or viewer not in self._viewers)
+
     # --- messages -----------------------------------------------------------------------------
 
-    def _greeting(self) -> str:
+    def _greeting(self, viewer: Viewer | None = None) -> str:
+        """What a page is told of the run; with `viewer`, the name by which that page may ask for WebRTC."""
         page = {"tasks": self._on, "ask": self._context.ask is not None, "sizes_px": self._pictures.sizes_px}
-        return json.dumps({"page": page})
+        return json.dumps({"page": {**page, "viewer": viewer.id} if viewer and self._rtc else page})
 
     def size_changed(self) -> None:
         """A camera's pictures have another size than before."""
@@ -304,7 +335,8 @@ class Server:
         ))  # fmt: skip
 
     async def _patiently(self, work: Awaitable[None]) -> None:
-        await asyncio.wait_for(work, self._patience_s)
+        async with asyncio.timeout(self._patience_s):  # wait_for may lose a cancellation (Python 3.11)
+            await work
 
 
 class _Full(asyncio.Protocol):

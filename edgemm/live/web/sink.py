@@ -26,6 +26,7 @@ from edgemm.live.sinks.websocket import TOKEN_VARIABLE
 from edgemm.live.sources.browser import CAMERA, MICROPHONE
 from edgemm.live.web.guard import Guard, server_log
 from edgemm.live.web.pictures import Pictures
+from edgemm.live.web.rtc import workers
 from edgemm.live.web.server import Server
 
 PORT = 8080
@@ -109,6 +110,8 @@ class WebSink:
                 self._loop.call_soon_threadsafe(self._server.size_changed)
             if new:
                 self._loop.call_soon_threadsafe(self._server.picture)
+            if self._server.peers.viewers:
+                self._loop.call_soon_threadsafe(self._server.peers.picture, item)
 
     def close(self) -> None:
         """Ends every connection; what waits is sent within half a second, or a tenth where the run is broken off."""
@@ -133,6 +136,7 @@ class WebSink:
         from aiohttp import web
 
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_default_executor(workers())
         # Named by the port: browsers send a host's cookies to all of its ports.
         guard = Guard(self._url.host, self._token, f"edgemm-{self._url.port}")
         self._server = Server(self._context, guard, self.pictures, clients=self._clients, patience_s=self._patience_s)

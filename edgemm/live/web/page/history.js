@@ -1,6 +1,6 @@
 // The last minute of a camera, to look back at: some of its pictures and what was told of them, by when they came.
 export const SPAN_S = 60;
-const EVERY_MS = 200;
+export const EVERY_MS = 200;
 
 export class History {
   constructor() {

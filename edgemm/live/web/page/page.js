@@ -15,7 +15,11 @@ const lines = new Map();
 const timeline = new Timeline($("strip"), $("events"));
 const capture = new Capture($);
 const history = new History();
-const player = new Player($("video"), (part) => history.picture(part), (frame) => { state.frame = frame; boxes(); });
+const player = new Player($("video"), {
+  onPart: (part) => history.picture(part),
+  onFrame: (frame) => { $("video").dataset.frame = state.frame = frame; boxes(); },
+  onWay: (way) => { $("way").textContent = `Pictures by ${way}`; },
+});
 let socket = null;
 let ended = false;
 
@@ -82,6 +86,7 @@ function begin(e) {
 function page(p) {
   state.sizes = p.sizes_px;
   state.tasks = p.tasks;
+  if (p.viewer) player.name(p.viewer);
   $("asking").hidden = !p.ask;
   const switches = Object.keys(p.tasks).filter((task) => !["answer", "transcribe"].includes(task));
   buttons($("tasks"), switches, (task) => p.tasks[task], (task, on) => send({ task, on: !on }));
