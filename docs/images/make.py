@@ -1,6 +1,6 @@
 """Makes run.jpg and run.webp: the sample clip as `edgemm run --record` annotates it, live.
 
-    python docs/images/make.py
+python docs/images/make.py
 """
 
 from __future__ import annotations

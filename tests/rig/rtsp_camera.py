@@ -27,7 +27,7 @@ def missing() -> str | None:
     """Why there can be no RTSP camera here, or None."""
     try:
         done = subprocess.run([SYSTEM_PYTHON, "-c", _CHECK], capture_output=True, timeout=30)
-    except OSError as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         return f"{SYSTEM_PYTHON}: {error}"
     return None if done.returncode == 0 else "GStreamer's RTSP server is not installed"
 
@@ -92,6 +92,9 @@ ENCODERS = {
 }
 
 
+# Sound has its packets' length of latency, and holds up pictures for as long: none where their age is measured.
+SOUND = " audiotestsrc is-live=true ! audio/x-raw,rate=8000,channels=1 ! alawenc ! rtppcmapay name=pay1 pt=97"
+
 SOURCES = {
     "ball": "videotestsrc is-live=true pattern=ball",
     "clock": "appsrc name=clock is-live=true do-timestamp=true format=time stream-type=seekable",
@@ -100,12 +103,13 @@ SOURCES = {
 
 def clock_picture(width: int, height: int, milliseconds: int) -> bytes:
     """I420: grey, 32 blocks in the first rows for the bits of a time, and a bar that moves on with it."""
-    bits = (milliseconds >> shift & 1 for shift in range(31, -1, -1))
-    blocks = b"".join(bytes([235 if on else 16]) * ((n + 1) * width // 32 - n * width // 32) for n, on in enumerate(bits))
-    rows = max(height // 15, 1)
-    at = milliseconds // 8 % (width - 16)
-    line = bytes([90]) * at + bytes([200]) * 16 + bytes([90]) * (width - 16 - at)
-    return blocks * rows + line * (height - rows) + bytes([128]) * (width * height // 2)
+    line = bytearray()
+    for n in range(32):
+        block_px = (n + 1) * width // 32 - n * width // 32
+        line += bytes([235 if milliseconds >> (31 - n) & 1 else 16]) * block_px
+    rows, at = max(height // 15, 1), milliseconds // 8 % (width - 16)
+    below = bytes([90]) * at + bytes([200]) * 16 + bytes([90]) * (width - 16 - at)
+    return bytes(line) * rows + below * (height - rows) + bytes([128]) * (width * height // 2)
 
 
 class Clock:
@@ -115,12 +119,12 @@ class Clock:
         self._size_px, self._fps, self._due_s = size_px, fps, 0.0
 
     def need_data(self, source: object, _bytes: int) -> None:
-        from gi.repository import Gst
+        from gi.repository import GLib, Gst
 
         self._due_s = max(self._due_s + 1 / self._fps, time.monotonic() - 0.1)
         time.sleep(max(0.0, self._due_s - time.monotonic()))
         picture = clock_picture(*self._size_px, int(time.monotonic() * 1000))
-        source.emit("push-buffer", Gst.Buffer.new_wrapped(picture))  # type: ignore[attr-defined]
+        source.emit("push-buffer", Gst.Buffer.new_wrapped_bytes(GLib.Bytes.new(picture)))  # type: ignore[attr-defined]
 
 
 def serve(port: str, size: str, fps: str, codec: str, shows: str) -> None:
@@ -147,11 +151,7 @@ def serve(port: str, size: str, fps: str, codec: str, shows: str) -> None:
     raw = f"video/x-raw,format=I420,width={width},height={height},framerate={fps}/1"
     # What makes its own pictures is told their form, the other is asked for it.
     source = f"{SOURCES[shows]} caps={raw}" if shows == "clock" else f"{SOURCES[shows]} ! {raw}"
-    factory.set_launch(
-        f"( {source} ! {ENCODERS[codec]}"
-        " audiotestsrc is-live=true ! audio/x-raw,rate=8000,channels=1"
-        " ! alawenc ! rtppcmapay name=pay1 pt=97 )"
-    )
+    factory.set_launch(f"( {source} ! {ENCODERS[codec]}{SOUND if shows == 'ball' else ''} )")
     factory.connect("media-configure", configure)
     server.get_mount_points().add_factory("/cam", factory)
     server.attach(None)
