@@ -63,9 +63,13 @@ def candidates(role: str, device: str, precision: str = "") -> tuple[str, ...]:
     return (first, *(n for n in names_able if n != first)) if first in names_able else tuple(names_able)
 
 
-def choose(runtime: str, question: Question, options: SessionOptions, trial: Trial) -> str:
+def choose(
+    runtime: str, question: Question, options: SessionOptions, trial: Trial, *, any_length: bool = False
+) -> str:
     """The runtime for a component; `trial` is called at most once for a question on one machine.
 
+    What takes sound of `any_length` runs on the fallback where the user leaves it open: OpenVINO makes and keeps code
+    for each length, 6 to 9 MB and more time than the run itself, and a trial, of one length, shows neither.
     Raises UsageError or RuntimeUnavailable for a runtime or a device that is not known or not here.
     """
     if runtime != "auto":
@@ -73,6 +77,8 @@ def choose(runtime: str, question: Question, options: SessionOptions, trial: Tri
         providers.require_device(name, options.device)
         return name
     names = candidates(question.role, question.device, question.precision)
+    if any_length and registry.FALLBACK in names:
+        return registry.FALLBACK
     if len(names) == 1 or question.role in _NEVER or not options.microbench or os.environ.get(SWITCH):
         return names[0]
     memory = cache_dir("choices", f"{_key(question, names)}.json")

@@ -33,7 +33,7 @@ class SpeechOptions:
     max_utterance_s: float = 15.0
     partial_every_s: float | None = 0.3
     speculate_s: float = 0.2
-    barge_in_s: float | None = 0.15
+    barge_in_s: float | None = 0.13
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold_off <= self.threshold < 1:

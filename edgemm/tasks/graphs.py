@@ -101,7 +101,14 @@ class Graphs:
             self.remark(f"trying which runtime is faster for {component.name}: once on this machine")
             return compare(component, names, load, stateful=stateful)
 
-        return choose(self.runtime, question, options, trial)
+        return choose(self.runtime, question, options, trial, any_length=self._hears_any_length(component))
+
+    def _hears_any_length(self, component: Component) -> bool:
+        """Whether its inputs are as long as the sound is."""
+        if self.entry.processing.audio is None:
+            return False
+        heard = (i for i in component.inputs if i.name.startswith(("input_values", "input_features", "cross.")))
+        return any(d.min < d.max for i in heard for d in i.dims if d.name != "batch")
 
     def session(self, role: str) -> Session:
         """The stateless graph of `role`."""

@@ -36,9 +36,10 @@ def barge_ins(pattern, options=None):
     return found
 
 
-def test_voice_is_enough_within_250_ms_and_once():
+def test_voice_is_enough_within_130_ms_and_once():
+    """Of the 250 ms from the first sound to `interrupted` the rest is the microphone's and the voice model's."""
     (found,) = barge_ins("." * 20 + "s" * 60 + "." * 30)
-    assert (found + 1 - 20) * CHUNK_S <= 0.25
+    assert (found + 1 - 20) * CHUNK_S <= 0.13
     assert len(barge_ins("." * 20 + ("s" * 60 + "." * 30) * 3)) == 3
 
 
@@ -142,7 +143,7 @@ def test_who_speaks_cuts_off_the_answer_and_the_next_question_is_answered():
         live.push_frame(RED)
         model.let.release(2)
         until(lambda: model.pieces == 2)
-        live.push_audio(speech_like(0.5, [(0.0, 0.1)]))  # too short
+        live.push_audio(speech_like(0.5, [(0.0, 0.09)]))  # too short
         time.sleep(0.2)
         assert live.latest("interrupted") is None
         live.push_audio(speech_like(0.4, [(0.1, 0.4)]))

@@ -41,13 +41,15 @@ def missing() -> str | None:
 
 
 class PipeMicrophone:
-    """`with PipeMicrophone() as microphone:`; a tone plays unless other sound is fed."""
+    """`with PipeMicrophone() as microphone:`; a tone plays unless other sound is fed. `played_s` is when the first
+    sample of what was fed last was recorded, on `time.monotonic()`; None while that is to come."""
 
     def __init__(self, *, tone_hz: float = 440.0) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="edgemm-mic-")
         self.path = Path(self._directory.name)
         self._tone_hz = tone_hz
         self._sound: NDArray[np.int16] | None = None
+        self.played_s: float | None = None
         self._stopping = threading.Event()
         self._feeder: threading.Thread | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -107,6 +109,7 @@ class PipeMicrophone:
 
     def play(self, samples: NDArray[np.float32]) -> None:
         """Feeds this sound (16 kHz) once, then silence."""
+        self.played_s = None
         self._sound = np.clip(samples * 32767, -32768, 32767).astype(np.int16)
 
     def _feed(self) -> None:
@@ -118,7 +121,10 @@ class PipeMicrophone:
             try:
                 if fifo < 0:
                     fifo = os.open(self.path / "mic.fifo", os.O_WRONLY | os.O_NONBLOCK)
+                fed = len(self._sound) if self._sound is not None else 0
                 os.write(fifo, self._piece(n, piece).tobytes())
+                if fed and self.played_s is None:
+                    self.played_s = time.monotonic() - piece / RATE_HZ
             except BlockingIOError:
                 continue
             except OSError:

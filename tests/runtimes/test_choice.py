@@ -152,6 +152,18 @@ def test_components_of_other_families_can_be_tried(name, monkeypatch):
     assert all(len(r["median_ms"]) == 2 for r in records)
 
 
+def test_what_hears_sound_of_any_length_is_not_tried():
+    with Model(open_bundle(exported("moonshine").bundle)) as model:
+        assert set(model.runtimes.values()) == {"onnxruntime"}
+    assert not list(cache_dir("choices").glob("*.json"))
+    made = Trial(onnxruntime=10.0, openvino=1.0)
+    assert choose("auto", QUESTION, OPTIONS, made, any_length=True) == "onnxruntime"
+    assert choose("openvino", QUESTION, OPTIONS, made, any_length=True) == "openvino"
+    on_graphics = dataclasses.replace(QUESTION, device="GPU")
+    assert choose("auto", on_graphics, SessionOptions(device="GPU"), made, any_length=True) == "openvino"
+    assert made.made == 0
+
+
 def test_a_runtime_that_fails_is_left_out(monkeypatch):
     bundle = open_bundle(exported("smolvlm", "int8").bundle)
     entry = bundle.manifest.models[0]
