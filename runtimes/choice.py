@@ -63,9 +63,7 @@ def candidates(role: str, device: str, precision: str = "") -> tuple[str, ...]:
     return (first, *(n for n in names_able if n != first)) if first in names_able else tuple(names_able)
 
 
-def choose(
-    runtime: str, question: Question, options: SessionOptions, trial: Trial, *, any_length: bool = False
-) -> str:
+def choose(runtime: str, question: Question, options: SessionOptions, trial: Trial, *, any_length: bool = False) -> str:
     """The runtime for a component; `trial` is called at most once for a question on one machine.
 
     What takes sound of `any_length` runs on the fallback where the user leaves it open: OpenVINO makes and keeps code
