@@ -29,7 +29,8 @@ def one_round() -> dict[str, list[float]]:
             elif event.type == "transcript" and not event.final:
                 first.setdefault(event.utterance, event.t_s)
             elif event.type == "transcript":
-                told["first_partial_ms"].append(1e3 * (first[event.utterance] - event.t_start_s))
+                if event.utterance in first:  # a machine that is busy may have none
+                    told["first_partial_ms"].append(1e3 * (first[event.utterance] - event.t_start_s))
                 told["final_after_endpoint_ms"].append(1e3 * (event.t_s - ends[event.utterance]))
             elif event.type == "summary":
                 told["overhead_p50_ms"] = [event.overhead_ms.p50]
