@@ -106,15 +106,15 @@ def _over_buffers(job: Job) -> tuple[Job, list[str]]:
     folder.mkdir()
     path = onnxruntime_decoder.save(graph, folder, Path(job.graph).stem)
     fixed = replace(job, graph=str(path), profile=job.fixed, checks=checks(job.fixed))
-    likeness = min(_buffered_likeness(job, path, states, shapes) for shapes in job.checks)
+    sessions = (_session(Path(job.graph)), _session(path))
+    likeness = min((_buffered_likeness(*sessions, states, shapes) for shapes in job.checks), default=1.0)
     if not likeness >= _SAME:
         raise BundleError(f"{Path(job.graph).name} over buffers differs from itself: cosine {likeness:.6f}")
     return fixed, []
 
 
-def _buffered_likeness(job: Job, path: Path, states: Sequence[StatePort], shapes: Shapes) -> float:
+def _buffered_likeness(growing: Any, buffered: Any, states: Sequence[StatePort], shapes: Shapes) -> float:
     """The least cosine between a decoder's outputs with a growing state, and over buffers that are larger."""
-    growing, buffered = _session(Path(job.graph)), _session(path)
     feeds = {i.name: _input(i.name, shapes[i.name], _dtype(i.type)) for i in growing.get_inputs()}
     new, total = feeds["inputs_embeds"].shape[1], feeds["attention_mask"].shape[1]
     others = {fixed_state.PLACES: np.arange(total - new, total)}
@@ -143,7 +143,8 @@ def _lowered(job: Job) -> tuple[Path, float]:
         path = save(halved(read(exact)), Path(job.scratch), "half")
     # Rows that are picked by score may come in another order in half precision.
     picks = any(node.op_type == "TopK" for node in model.graph.node)
-    likeness = min((_likeness(exact, path, shapes, in_rows=picks) for shapes in job.checks), default=1.0)
+    sessions = [_session(file) for file in dict.fromkeys((exact, path))]
+    likeness = min((_likeness(sessions, shapes, in_rows=picks) for shapes in job.checks), default=1.0)
     if not likeness >= job.cosine:
         raise BundleError(
             f"the graph lowered for {job.target} differs from {Path(job.graph).name}: "
@@ -152,15 +153,17 @@ def _lowered(job: Job) -> tuple[Path, float]:
     return path, likeness
 
 
-def _likeness(portable: Path, lowered: Path, shapes: Shapes, *, in_rows: bool) -> float:
-    """The least cosine between the outputs of two graphs, on the same random inputs; `in_rows` pairs their rows."""
+def _likeness(sessions: Sequence[Any], shapes: Shapes, *, in_rows: bool) -> float:
+    """The least cosine between the outputs of two graphs, on the same random inputs; `in_rows` pairs their rows.
+
+    Of one graph it says whether it runs and gives numbers.
+    """
     runs: list[Arrays] = []
-    for path in (portable, lowered):
-        session = _session(path)
+    for session in sessions:
         feeds = {i.name: _input(i.name, shapes[i.name], _dtype(i.type)) for i in session.get_inputs()}
         names = [o.name for o in session.get_outputs()]
         runs.append(dict(zip(names, session.run(names, feeds), strict=True)))
-    portable_run, lowered_run = runs
+    portable_run, lowered_run = runs[0], runs[-1]
     if in_rows:
         portable_run, lowered_run = in_pairs(portable_run, lowered_run, SPARE)
     pairs = ((portable_run[name], lowered_run[name]) for name in portable_run)
