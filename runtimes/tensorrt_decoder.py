@@ -170,16 +170,14 @@ class FixedDecoder(TrtDecoder):
 
     def _room(self, batch: int, length: int) -> dict[str, DeviceTensor]:
         """Buffers for `length` positions, with the state in them. What is not written yet is 0: masked, but read."""
+        first = self._states[0]
         past = self._past
-        if not past or past[self._states[0].input].shape[0] != batch:
+        if not past or past[first.input].shape[0] != batch:
             past = self._empty(batch)
-        grown = {}
-        for state in self._states:
-            most = self._session.most(state.input, state.growth_axis)
-            if past[state.input].shape[state.growth_axis] >= length:
-                return past
-            size = buffer_size(length, most)
-            grown[state.input] = self._session.longer(past[state.input], size, state.growth_axis)
+        if past[first.input].shape[first.growth_axis] >= length:
+            return past
+        size = buffer_size(length, self._session.most(first.input, first.growth_axis))
+        grown = {s.input: self._session.longer(past[s.input], size, s.growth_axis) for s in self._states}
         self._past, self._spare, self._shared = grown, {}, False
         return grown
 

@@ -72,8 +72,8 @@ def _mask(graph: Graph, dtype: int) -> str:
 
     kind = helper.tensor_dtype_to_np_dtype(dtype)
     constants = {
-        "mask.zero": np.zeros(1, np.int64), "mask.one": np.ones(1, np.int64), "mask.rows": np.array([1, 1, -1, 1]),
-        "mask.columns": np.array([1, 2]), "mask.first": np.array(0), "mask.step": np.array(1),
+        "mask.zero": np.zeros(1, np.int64), "mask.rows": np.array([1, 1, -1, 1]), "mask.columns": np.array([1, 2]),
+        "mask.first": np.array(0), "mask.step": np.array(1),
         "mask.seen": np.array(0, kind), "mask.unseen": np.array(np.finfo(kind).min, kind),
     }  # fmt: skip
     graph.weights |= {name: Weight.of(value) for name, value in constants.items()}
