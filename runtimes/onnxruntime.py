@@ -30,6 +30,7 @@ from edgemm.runtimes.base import (
     check_feeds,
     require_states,
 )
+from edgemm.runtimes.lowering import processor
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -52,7 +53,7 @@ def _ort() -> Any:
     return onnxruntime
 
 
-def _load(path: Path, options: SessionOptions, *, plans_memory: bool) -> Any:
+def _load(path: Path, options: SessionOptions, *, plans_memory: bool, integers: bool = False) -> Any:
     ort = _ort()
     settings = ort.SessionOptions()
     settings.enable_mem_pattern = plans_memory
@@ -65,6 +66,8 @@ def _load(path: Path, options: SessionOptions, *, plans_memory: bool) -> Any:
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
     elif options.int8_weights:
         settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+    if integers and processor.saturates():
+        settings.add_session_config_entry("session.x64quantprecision", "1")
     wanted = providers.requested(ort, options.device, exact=options.keeps_numbers)
     if options.device != providers.CPU:
         settings.add_session_config_entry(providers.RECORD_KEY, "1")
@@ -117,7 +120,7 @@ class OrtSession:
         form: str = "portable",
         reason: str = "",
     ) -> None:
-        self._session = _load(path, options, plans_memory=plans_memory)
+        self._session = _load(path, options, plans_memory=plans_memory, integers=form == "lowered")
         self.form, self.reason = form, reason
         self._run_options: Any = None
         self.inputs = _ports(self._session.get_inputs())

@@ -16,9 +16,10 @@ from typing import Any
 from edgemm.bundle.files import cache_dir, sha256_of, write_atomically
 from edgemm.errors import StorageError
 from edgemm.runtimes.base import StatePort
+from edgemm.runtimes.lowering import processor
 from edgemm.runtimes.lowering.graph import Graph, Unrecognised
 
-FORM, ENCODER_FORM = 1, 1
+FORM, ENCODER_FORM = 1, 2
 """Raised whenever the rewriter of decoders, or of encoders, writes another graph for the same input."""
 
 _LISTING = "lowered.json"
@@ -47,13 +48,14 @@ def lowered_decoder(path: Path, states: Sequence[StatePort], capacity: int) -> L
 
 def lowered_encoder(path: Path) -> Lowered:
     """The lowered form of the stateless graph at `path`, from the cache where it lies there whole."""
+    matrices = processor.multiplies_matrices()
 
     def make() -> Graph:
         from edgemm.runtimes.lowering.encoder import lower
 
-        return lower(path)
+        return lower(path, matrices=matrices)
 
-    return _lowered(path, {"encoder_form": ENCODER_FORM}, "encoder", make)
+    return _lowered(path, {"encoder_form": ENCODER_FORM, "matrices": matrices}, "encoder", make)
 
 
 def _lowered(path: Path, about: Mapping[str, Any], name: str, make: Callable[[], Graph]) -> Lowered:

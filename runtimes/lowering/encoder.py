@@ -8,43 +8,24 @@ Convolutions gain nothing from int8 here and are computed in floating point from
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edgemm.runtimes.lowering.graph import MICROSOFT, Graph, Node, Unrecognised, Weight, attributes
+from edgemm.runtimes.lowering.integers import Integers, integer_products, pair
 from edgemm.runtimes.lowering.linear import quantized_products
+from edgemm.runtimes.lowering.rotary import rotary_embeddings
+from edgemm.runtimes.lowering.twins import norms_with_twins
+from edgemm.runtimes.lowering.windows import windowed_products
 
-_MIDDLE, _ONE, _STEP, _LEAST, _LAST = "int8.middle", "int8.one", "int8.step", "int8.least", "int8.last"
 
+def lower(path: Path, *, matrices: bool) -> Graph:
+    """Rewrite the encoder graph at `path`. Raises Unrecognised where there is nothing to gain.
 
-@dataclass(frozen=True)
-class Product:
-    """`output` = `input` · weight [K, N] · scales [N], which `node` computes.
-
-    `scale` names the activation's scale where it was calibrated; the product then reads `input` through a Q/DQ pair.
+    With `matrices` the processor multiplies int8 matrices: weights in blocks and convolutions over time become products
+    of integers, too, in graphs that have many rows.
     """
-
-    node: Node
-    input: str
-    weight: Weight
-    scales: str
-    name: str
-    scale: str = ""
-    bias: str = ""
-
-    @property
-    def output(self) -> str:
-        return str(self.node.output[0])
-
-    @property
-    def columns(self) -> str:
-        return f"{self.name}.columns"
-
-
-def lower(path: Path) -> Graph:
-    """Rewrite the encoder graph at `path`. Raises Unrecognised where there is nothing to gain."""
     import onnx
 
     graph = Graph(onnx.load(path, load_external_data=False), path.parent)
@@ -53,147 +34,36 @@ def lower(path: Path) -> Graph:
     if graph.model.functions or any(a.HasField("g") for n in graph.nodes for a in n.attribute):
         raise Unrecognised("it has graphs inside")
     _float_convolutions(graph)
+    norms_with_twins(graph)
+    rotary_embeddings(graph)
     _attention(graph)
-    _products(graph)
+    integers, many = Integers(graph), matrices and not _reads_words(graph)
+    if many:
+        windowed_products(graph, integers)
+    integer_products(graph, integers, blocks=many)
     quantized_products(graph)
     graph.finish()
     return graph
 
 
+def _reads_words(graph: Graph) -> bool:
+    """A text has few rows, for which blocks are as fast."""
+    from onnx import TensorProto
+
+    return any(v.type.tensor_type.elem_type in (TensorProto.INT32, TensorProto.INT64) for v in graph.inputs.values())
+
+
 def _float_convolutions(graph: Graph) -> None:
     """Convolutions read what was there before it was quantized."""
     for node in [n for n in graph.nodes if n.op_type == "Conv"]:
-        pair = _pair(graph, node.input[0])
-        if pair is not None:
-            node.input[0] = pair[0]
+        found = pair(graph, node.input[0])
+        if found is not None:
+            node.input[0] = found[0]
     graph.prune()
-
-
-def _pair(graph: Graph, name: str) -> tuple[str, str] | None:
-    """What a symmetric int8 Q/DQ pair that makes `name` reads, and the name of its scale."""
-    restored = graph.maker(name, "DequantizeLinear")
-    stored = graph.maker(restored.input[0], "QuantizeLinear") if restored is not None else None
-    if stored is None or len(stored.input) != 3:
-        return None
-    scale, zero = graph.weights.get(stored.input[1]), graph.constant(stored.input[2])
-    plain = scale is not None and scale.shape == () and zero is not None and zero.dtype == np.int8 and not zero.any()
-    return (str(stored.input[0]), str(stored.input[1])) if plain else None
-
-
-def _product(graph: Graph, node: Node) -> Product | None:
-    """The product with int8 columns that a MatMul or Gemm is."""
-    restored = graph.maker(node.input[1], "DequantizeLinear")
-    if restored is None or len(restored.input) != 2:
-        return None
-    values, scales = (graph.weights.get(i) for i in restored.input)
-    about, how = attributes(node), attributes(restored)
-    turned = bool(about.get("transB", 0))
-    if (
-        values is None
-        or scales is None
-        or values.dtype != np.int8
-        or len(values.shape) != 2
-        or how.get("block_size", 0)
-    ):
-        return None
-    plain = about.get("alpha", 1.0) == 1.0 and about.get("beta", 1.0) == 1.0 and not about.get("transA", 0)
-    axis = 0 if turned else 1
-    by_column = scales.dtype == np.float32 and scales.shape == (values.shape[axis],) and how.get("axis", 1) == axis
-    bias = str(node.input[2]) if len(node.input) > 2 else ""
-    if not plain or not by_column or (bias and not _is_bias(graph, bias, values.shape[axis])):
-        return None
-    if turned:
-        values = _turned(values)
-    x, scale = _pair(graph, node.input[0]) or (str(node.input[0]), "")
-    return Product(node, x, values, str(restored.input[1]), str(restored.input[0]), scale, bias)
-
-
-def _is_bias(graph: Graph, name: str, width: int) -> bool:
-    return name in graph.weights and graph.weights[name].shape == (width,)
-
-
-def _turned(weight: Weight) -> Weight:
-    return Weight(weight.dtype, weight.shape[::-1], lambda: np.ascontiguousarray(np.asarray(weight.load()).T))
-
-
-def _products(graph: Graph) -> None:
-    graph.weights[_MIDDLE] = Weight.of(np.array(128, np.uint8))
-    made: dict[tuple[str, str], str] = {}
-    for node in [n for n in graph.nodes if n.op_type in ("MatMul", "Gemm")]:
-        found = _product(graph, node)
-        if found is None:
-            continue
-        graph.remove(node)
-        graph.weights[found.columns] = found.weight
-        if found.scale:
-            _calibrated(graph, found, made)
-        else:
-            _as_it_comes(graph, found, made)
-    graph.prune()
-
-
-def _calibrated(graph: Graph, found: Product, made: dict[tuple[str, str], str]) -> None:
-    place = (found.input, found.scale)
-    if place not in made:
-        made[place] = graph.add("QuantizeLinear", [*place, _MIDDLE], [f"{found.input}.{found.scale}.uint8"])
-    output, bias, last = found.output, found.bias, _biased(graph, found)
-    if not bias and last is not None:
-        graph.remove(last)
-        output, bias = str(last.output[0]), next(i for i in last.input if i != found.output)
-    inputs = [made[place], found.columns, found.scale, found.scales, _MIDDLE]
-    graph.add("MatMulIntegerToFloat", [*inputs, *(["", bias] if bias else [])], [output], MICROSOFT)
-
-
-def _as_it_comes(graph: Graph, found: Product, made: dict[tuple[str, str], str]) -> None:
-    """Every row of the activation has a scale of its own: a step for all rows loses words to a loud one."""
-    place = (found.input, "")
-    if place not in made:
-        made[place] = _rows_quantized(graph, found.input, found.weight.shape[0])
-    graph.weights[_ONE] = Weight.of(np.array(1, np.float32))
-    exact = f"{found.output}.unscaled"
-    graph.add("MatMulIntegerToFloat", [made[place], found.columns, _ONE, found.scales, _MIDDLE], [exact], MICROSOFT)
-    scaled = f"{found.output}.scaled" if found.bias else found.output
-    graph.add("Mul", [exact, _row_scale(found.input)], [scaled])
-    if found.bias:
-        graph.add("Add", [scaled, found.bias], [found.output])
-
-
-def _rows_quantized(graph: Graph, x: str, width: int) -> str:
-    """x [..., K] → uint8 of the same shape, 128 meaning zero, by the scales [..., 1] that `_row_scale` names."""
-    flat = f"rows.{width}"
-    for name, values in ((_LAST, [-1]), (flat, [-1, width])):
-        graph.weights[name] = Weight.of(np.array(values))
-    for name, value in ((_STEP, 1 / 127), (_LEAST, 1e-9)):
-        graph.weights[name] = Weight.of(np.array(value, np.float32))
-    peak = graph.add("ReduceMax", [graph.add("Abs", [x], [f"{x}.size"]), _LAST], [f"{x}.peak"], keepdims=1)
-    scale = graph.add("Max", [graph.add("Mul", [peak, _STEP], [f"{x}.step"]), _LEAST], [_row_scale(x)])
-    scales = graph.add("Reshape", [scale, _LAST], [f"{x}.scales"])
-    count = graph.add("Shape", [scales], [f"{x}.count"])
-    zeros = graph.add("Expand", [_MIDDLE, count], [f"{x}.zeros"])
-    rows = graph.add("Reshape", [x, flat], [f"{x}.flat"])
-    stored = graph.add("QuantizeLinear", [rows, scales, zeros], [f"{x}.stored"], axis=0)
-    return graph.add("Reshape", [stored, graph.add("Shape", [x], [f"{x}.shape"])], [f"{x}.uint8"])
-
-
-def _row_scale(x: str) -> str:
-    return f"{x}.row_scale"
-
-
-def _biased(graph: Graph, found: Product) -> Node | None:
-    """The addition of a bias to a product; not before Gelu, which takes it itself."""
-    add = graph.only_user(found.output, "Add")
-    bias = next((i for i in add.input if i != found.output), "") if add is not None else ""
-    if (
-        add is None
-        or not _is_bias(graph, bias, found.weight.shape[1])
-        or graph.only_user(add.output[0], "Gelu") is not None
-    ):
-        return None
-    return add
 
 
 def _attention(graph: Graph) -> None:
-    """softmax(query · keyᵀ) · value without a mask → MultiHeadAttention."""
+    """softmax(query · keyᵀ + mask) · value, with a mask or without → MultiHeadAttention."""
     for softmax in [n for n in graph.nodes if n.op_type == "Softmax"]:
         _fuse(graph, softmax)
         graph.index()
@@ -201,7 +71,7 @@ def _attention(graph: Graph) -> None:
 
 
 def _fuse(graph: Graph, softmax: Node) -> None:
-    scores = graph.maker(softmax.input[0], "MatMul")
+    scores, mask = _scores(graph, softmax.input[0])
     mixed = graph.only_user(softmax.output[0], "MatMul")
     back = graph.only_user(mixed.output[0], "Transpose") if mixed is not None else None
     flat = graph.only_user(back.output[0], "Reshape") if back is not None else None
@@ -231,7 +101,30 @@ def _fuse(graph: Graph, softmax: Node) -> None:
         inputs = []
     if inputs:
         graph.remove(flat)
+        if mask:
+            inputs += ["", "", _whole_mask(graph, mask, *inputs[:2])]
         graph.add("MultiHeadAttention", inputs, flat.output, MICROSOFT, num_heads=heads, scale=scale)
+
+
+def _scores(graph: Graph, name: str) -> tuple[Node | None, str]:
+    """The product that makes scores, and the mask that is added to it, if any."""
+    add = graph.maker(name, "Add")
+    if add is None:
+        return graph.maker(name, "MatMul"), ""
+    products = [graph.maker(i, "MatMul") for i in add.input]
+    first = next((k for k, p in enumerate(products) if p is not None), 0)
+    return products[first], str(add.input[1 - first])
+
+
+def _whole_mask(graph: Graph, mask: str, query: str, key: str) -> str:
+    """The mask for every query and key; the operator spreads it over texts and heads alone."""
+    whole = f"{mask}.whole"
+    if graph.maker(whole) is None:
+        graph.weights["mask.one"] = Weight.of(np.array([1]))
+        sizes = [graph.add("Shape", [x], [f"{whole}.{n}"], start=1, end=2) for x, n in ((query, "rows"), (key, "keys"))]
+        graph.add("Concat", ["mask.one", "mask.one", *sizes], [f"{whole}.shape"], axis=0)
+        graph.add("Expand", [mask, f"{whole}.shape"], [whole])
+    return whole
 
 
 def _is_turn(node: Node, perm: list[int]) -> bool:
