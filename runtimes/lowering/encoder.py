@@ -3,7 +3,8 @@
 Its integer kernels want unsigned activations: signed ones run 10 to 30 times slower on x86, and what it makes of Q/DQ
 pairs by itself leaves a value with several readers in floating point. So every product is written out: int8 that was
 calibrated as the same integers plus 128, other activations quantized as they come. Attention becomes one operator.
-Convolutions gain nothing from int8 here and are computed in floating point from the stored weights.
+Convolutions are computed in floating point from the stored weights, but for those over time beside weights in blocks
+(`windows.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def lower(path: Path, *, matrices: bool) -> Graph:
     """Rewrite the encoder graph at `path`. Raises Unrecognised where there is nothing to gain.
 
     With `matrices` the processor multiplies int8 matrices: weights in blocks and convolutions over time become products
-    of integers, too, in graphs that have many rows.
+    of integers, too, in graphs that have blocks and many rows (words were counted for Moonshine alone).
     """
     import onnx
 
@@ -37,13 +38,17 @@ def lower(path: Path, *, matrices: bool) -> Graph:
     norms_with_twins(graph)
     rotary_embeddings(graph)
     _attention(graph)
-    integers, many = Integers(graph), matrices and not _reads_words(graph)
-    if many:
+    integers, blocks = Integers(graph), matrices and _in_blocks(graph) and not _reads_words(graph)
+    if blocks:
         windowed_products(graph, integers)
-    integer_products(graph, integers, blocks=many)
+    integer_products(graph, integers, blocks=blocks)
     quantized_products(graph)
     graph.finish()
     return graph
+
+
+def _in_blocks(graph: Graph) -> bool:
+    return any(attributes(n).get("block_size", 0) for n in graph.nodes if n.op_type == "DequantizeLinear")
 
 
 def _reads_words(graph: Graph) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def _heads(graph: Graph, split: Node) -> int:
     return int(graph.scalar(parts.input[2]) or 0) if parts is not None and len(parts.input) == 4 else 0
 
 
-def _kept(split: Node) -> dict[str, int]:
+def _kept(split: Node) -> dict[str, Any]:
     return {"allowzero": attributes(split).get("allowzero", 0)}
 
 
