@@ -3,8 +3,7 @@
 Its integer kernels want unsigned activations: signed ones run 10 to 30 times slower on x86, and what it makes of Q/DQ
 pairs by itself leaves a value with several readers in floating point. So every product is written out: int8 that was
 calibrated as the same integers plus 128, other activations quantized as they come. Attention becomes one operator.
-Convolutions are computed in floating point from the stored weights, but for those over time beside weights in blocks
-(`windows.py`).
+Convolutions gain nothing from int8 here and are computed in floating point from the stored weights.
 """
 
 from __future__ import annotations
@@ -18,14 +17,13 @@ from edgemm.runtimes.lowering.integers import Integers, integer_products, pair
 from edgemm.runtimes.lowering.linear import quantized_products
 from edgemm.runtimes.lowering.rotary import rotary_embeddings
 from edgemm.runtimes.lowering.twins import norms_with_twins
-from edgemm.runtimes.lowering.windows import windowed_products
 
 
 def lower(path: Path, *, matrices: bool) -> Graph:
     """Rewrite the encoder graph at `path`. Raises Unrecognised where there is nothing to gain.
 
-    With `matrices` the processor multiplies int8 matrices: weights in blocks and convolutions over time become products
-    of integers, too, in graphs that have blocks and many rows (words were counted for Moonshine alone).
+    With `matrices` the processor multiplies int8 matrices: weights in blocks become products of integers, too, in
+    graphs with many rows (words were counted for Moonshine alone).
     """
     import onnx
 
@@ -38,17 +36,10 @@ def lower(path: Path, *, matrices: bool) -> Graph:
     norms_with_twins(graph)
     rotary_embeddings(graph)
     _attention(graph)
-    integers, blocks = Integers(graph), matrices and _in_blocks(graph) and not _reads_words(graph)
-    if blocks:
-        windowed_products(graph, integers)
-    integer_products(graph, integers, blocks=blocks)
+    integer_products(graph, Integers(graph), blocks=matrices and not _reads_words(graph))
     quantized_products(graph)
     graph.finish()
     return graph
-
-
-def _in_blocks(graph: Graph) -> bool:
-    return any(attributes(n).get("block_size", 0) for n in graph.nodes if n.op_type == "DequantizeLinear")
 
 
 def _reads_words(graph: Graph) -> bool:

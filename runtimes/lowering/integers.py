@@ -72,15 +72,13 @@ class Integers:
 
     def rows(self, x: str) -> str:
         """x [..., K] in steps of the largest of its row, which is `peak_of(x)`, over 127; 128 means zero."""
-        return self.within(x, _LAST, peak_of(x))
-
-    def within(self, x: str, axes: str, peak: str) -> str:
-        """The same with one step for all values along `axes`, a weight's name; `peak` names the largest."""
         if (x, "") not in self._made:
             graph = self.graph
-            largest = graph.add("ReduceMax", [graph.add("Abs", [x], [f"{x}.size"]), axes], [f"{x}.largest"], keepdims=1)
-            graph.add("Max", [largest, _LEAST], [peak])
-            levels = graph.add("Div", [_MOST, peak], [f"{x}.levels"])
+            largest = graph.add(
+                "ReduceMax", [graph.add("Abs", [x], [f"{x}.size"]), _LAST], [f"{x}.largest"], keepdims=1
+            )
+            graph.add("Max", [largest, _LEAST], [peak_of(x)])
+            levels = graph.add("Div", [_MOST, peak_of(x)], [f"{x}.levels"])
             scaled = graph.add("Mul", [x, levels], [_scaled(x)])
             self._made[x, ""] = graph.add("QuantizeLinear", [scaled, _UNIT, _MIDDLE], [f"{x}.uint8"])
         return self._made[x, ""]

@@ -1,4 +1,4 @@
-"""Products of an encoder whose weights are in blocks, and convolutions over time, as products of integers."""
+"""Products of an encoder whose weights are in blocks as products of integers."""
 
 from __future__ import annotations
 
@@ -47,23 +47,6 @@ def blocked(path, rows, width):
     return saved(path, nodes, constants, ["n", "t", rows], ["n", "t", width])
 
 
-def convolution(path, channels, width, taps, step, pads=(0, 0)):
-    """Sound x [B, channels, T] → convolution in fp16 → Gelu → [B, T', width], and a product that makes it int8."""
-    rng = np.random.default_rng(taps)
-    half = rng.normal(0, 0.05, (width, channels, taps)).astype(np.float16)
-    weight = quantize_blocks(rng.normal(0, 0.05, (width, 32)).astype(np.float32))
-    constants = {"c": half, "b": rng.normal(0, 0.1, width).astype(np.float32), "w": weight.values, "s": weight.scales}
-    nodes = [
-        helper.make_node("Cast", ["c"], ["whole"], to=TensorProto.FLOAT),
-        helper.make_node("Conv", ["x", "whole", "b"], ["a"], strides=[step], kernel_shape=[taps], pads=list(pads)),
-        helper.make_node("Gelu", ["a"], ["g"]),
-        helper.make_node("Transpose", ["g"], ["turned"], perm=[0, 2, 1]),
-        helper.make_node("DequantizeLinear", ["w", "s"], ["dw"], axis=0, block_size=weight.block),
-        helper.make_node("MatMul", ["turned", "dw"], ["y"]),
-    ]
-    return saved(path, nodes, constants, ["n", channels, "t"], ["n", "t2", 32])
-
-
 def loud(shape, axis, seed=0):
     """Noise of which one channel is thirty times as loud."""
     x = np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
@@ -105,21 +88,6 @@ def test_silence_and_loud_rows_do_not_touch_others(tmp_path, matrices):
     alone = as_numpy(session.run({"x": x[:, 2:3]})["y"])
     x[0, 0], x[0, 1] = 0, 1e6
     assert np.array_equal(as_numpy(session.run({"x": x})["y"])[:, 2:3], alone)
-
-
-@pytest.mark.parametrize(("channels", "taps", "step"), [(288, 7, 3), (576, 3, 2), (171, 3, 1), (512, 1, 1)])
-@pytest.mark.parametrize("more", [0, 1, 2, 3, 20])
-def test_convolutions_over_time_keep_their_accuracy(tmp_path, matrices, channels, taps, step, more):
-    path = convolution(tmp_path / "g.onnx", channels, 64, taps, step)
-    assert error(path, loud((2, channels, taps + more), 1)) < 1.5 * MOST_ERROR
-    assert operators(path)["Conv"] == 0
-
-
-@pytest.mark.parametrize(("channels", "pads"), [(40, (0, 0)), (288, (1, 1))])
-def test_other_convolutions_stay_as_they_are(tmp_path, matrices, channels, pads):
-    path = convolution(tmp_path / "g.onnx", channels, 64, 3, 1, pads)
-    assert error(path, loud((1, channels, 30), 1)) < MOST_ERROR
-    assert operators(path)["Conv"] == 1
 
 
 def test_columns_of_zeros_stay_zeros():
