@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgemm.errors import BundleError, InputError
 from edgemm.processing.image import preprocess, to_rgb
 from edgemm.processing.memory import Classes, before_newest, classes_of, concepts_of, finds_of
+from edgemm.processing.objects import FACTS, objects_of
 from edgemm.processing.video import sample_indices
 from edgemm.runtimes.base import Value, as_numpy
 from edgemm.tasks.graphs import Graphs
@@ -133,29 +134,47 @@ class Sight:
         return Memory({**cross, _MASK: as_numpy(made[_MASK])}, as_numpy(made["image_embeds"])[0].astype(np.float32))
 
     def _shown(self, looks: Sequence[Look]) -> Arrays:
-        count = self.spec.finds if len(looks) == 1 else self.spec.finds_in_clips
-        picked = [finds_of(look.grid["logits"], count) for look in looks]
         classes, scores, cells = concepts_of([look.classes for look in looks], self.spec.concepts)
         return {
             "visual": np.stack([look.grid["visual"] for look in looks]),
-            "finds": np.stack([look.grid["finds"][rows] for look, (rows, _) in zip(looks, picked, strict=True)]),
-            "find_classes": np.stack([own for _, own in picked]),
+            **self._finds(looks),
             "frame_mask": np.ones(len(looks), np.int64),
             "concept_classes": classes,
             "concept_scores": scores,
             "concept_cells": cells,
         }
 
+    def _finds(self, looks: Sequence[Look]) -> Arrays:
+        count = self.spec.finds if len(looks) == 1 else self.spec.finds_in_clips
+        logits = [look.grid["logits"] for look in looks]
+        if not self.spec.facts:
+            picked = [finds_of(values, count) for values in logits]
+            rows, labels = (np.stack(parts) for parts in zip(*picked, strict=True))
+            return {"finds": _rows_of(looks, rows), "find_classes": labels}
+        objects = objects_of(logits, [look.grid["pred_boxes"] for look in looks], count)
+        return {
+            "finds": _rows_of(looks, objects.queries),
+            "find_classes": objects.labels,
+            "find_facts": objects.facts,
+            "find_mask": objects.there,
+        }
+
     def _nothing(self) -> Arrays:
         """One frame that is not shown."""
         cells, width = self._graphs.dims_of("memory", "visual")[1:]
-        count = self.spec.concepts
+        count, mask = self.spec.concepts, np.zeros((1, 1), np.int64)
         return {
             "visual": np.zeros((1, cells, width), np.float32),
             "finds": np.zeros((1, 1, width), np.float32),
             "find_classes": np.zeros((1, 1), np.int64),
+            **({"find_facts": np.zeros((1, 1, FACTS), np.float32), "find_mask": mask} if self.spec.facts else {}),
             "frame_mask": np.zeros(1, np.int64),
             "concept_classes": np.zeros(count, np.int64),
             "concept_scores": np.zeros((count, 2), np.float32),
             "concept_cells": np.zeros(count, np.int64),
         }
+
+
+def _rows_of(looks: Sequence[Look], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """`finds` of the cells rows [F, k] of each picture, [F, k, D]."""
+    return np.stack([look.grid["finds"][own] for look, own in zip(looks, rows, strict=True)])

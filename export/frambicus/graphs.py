@@ -21,6 +21,7 @@ from edgemm.export.graph import Feeds, GraphPlan, Port, Sizes
 from edgemm.export.plans import BATCH, DecoderExtras, DecoderShape, decoder_plan, embed_plan
 from edgemm.export.tracing import encoder_decoder_cache, tensors_of
 from edgemm.export.wrappers import CrossProjection, Tensors, layered_names
+from edgemm.processing.objects import FACTS
 
 MOST_FRAMES = 16
 _PICTURES = (1, 1, 8)
@@ -70,7 +71,7 @@ class Remember(nn.Module):
     and `image_embeds` [1, E].
 
     `visual` [F, cells, D] and `finds` [F, k, D] as `Grid` gives them, `find_classes` [F, k], `times_s` [F] before the
-    newest frame; `concept_classes` [K] with `concept_scores` [K, 2] and `concept_cells` [K] as `Concepts.best` gives
+    newest frame; of a model with facts `find_facts` [F, k, FACTS] and `find_mask` [F, k]; `concept_classes` [K] with `concept_scores` [K, 2] and `concept_cells` [K] as `Concepts.best` gives
     them. `frame_mask` [F] of zeros is no picture at all.
     """
 
@@ -98,6 +99,8 @@ class Remember(nn.Module):
         parts = [self.connector.read((visual + when).flatten(0, 1)[None], cells, shown)]
         known, classes = feeds["finds"] + when, feeds["find_classes"]
         each = shown[0, :, None].expand(-1, classes.shape[1])
+        if self.finds.facts is not None:
+            known, each = known + self.finds.facts(feeds["find_facts"]), each * feeds["find_mask"]
         tokens, mask = self._spelled(self.finds.speller, classes, known, each)
         parts.append((tokens.flatten(0, 1)[None], mask.flatten()[None].to(shown.dtype)))
         where = self.connector.tokens.where(self.side, self.side, visual.device)
@@ -250,6 +253,7 @@ def _memory_plan(model: FrambicusCore, side: int, shape: DecoderShape) -> GraphP
             "concept_cells": torch.randint(0, cells, (picked,), generator=rng),
             "times_s": torch.arange(1 - frames, 1) * 0.4,
             "frame_mask": torch.full((frames,), int(sizes["shown"] > 0)),
+            "find_mask": (torch.arange(finds) < finds - frames % 2).long().expand(frames, -1),
         }
 
     def sizes(frames: int, finds: int, shown: int = 2) -> dict[str, int]:
@@ -259,6 +263,7 @@ def _memory_plan(model: FrambicusCore, side: int, shape: DecoderShape) -> GraphP
     longest = max(text.finds, text.finds_in_clips, 1)
     whole = (1, shape.cross_heads, "source", shape.head_dim)
     floats, ints = torch.float32, torch.int64
+    facts = (Port("find_facts", floats, ("frames", "finds", FACTS)), Port("find_mask", ints, ("frames", "finds")))
     return GraphPlan(
         role="memory",
         module=Remember(model, side),
@@ -266,6 +271,7 @@ def _memory_plan(model: FrambicusCore, side: int, shape: DecoderShape) -> GraphP
             Port("visual", floats, ("frames", cells, shape.hidden)),
             Port("finds", floats, ("frames", "finds", shape.hidden)),
             Port("find_classes", ints, ("frames", "finds")),
+            *(facts if text.facts else ()),
             Port("times_s", floats, ("frames",)),
             Port("frame_mask", ints, ("frames",)),
             Port("concept_classes", ints, (picked,)),

@@ -22,7 +22,7 @@ from edgemm.errors import InputError
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.frambicus.building import spoken_name
 from edgemm.export.frambicus.modeling import IGNORED
-from edgemm.export.frambicus.scenes.words import article
+from edgemm.export.frambicus.scenes.words import article, plural
 from edgemm.export.loading import quieten
 from edgemm.export.precision.calibration import RATE_HZ
 from edgemm.export.train.augment import Augment
@@ -41,7 +41,9 @@ _SHOWN = ("video", "image", "file_name")
 _TOLD = 0.5  # of the pictures
 _GUIDED = 1  # the layer whose first head is shown where a word of a question stands in the memory
 _GUIDANCE = 0.3  # of a question's loss
+_OTHER_TAGS = 2
 _NAMES = 16  # other names that a picture to be named gets in one step
+_OTHERS = 2048  # tokens that no text has, which compete with those that some have at each step
 _ROUND = 8  # a CPU compiles the kernels of a shape when it meets it: of shapes that hardly repeat, a third of a step
 _WRITTEN = ("answer", "caption", "describe")
 _STEERS = {
@@ -64,6 +66,8 @@ class Frambicus(Objective):
         model.set_attn_implementation("eager")  # torch's flash attention is 60 % of a step on a CPU: queries are few
         self.augment = Augment(options.seed) if options.augment else None
         self._place: Path | None = None
+        self._plurals: torch.Tensor | None = None
+        self._known: torch.Tensor | None = None
         self._classes = {str(name): int(i) for i, name in model.config.vision_config.id2label.items()}
         self._ids = {str(name): int(i) for i, name in model.config.detector_config.id2label.items()}
         model.config.label_smoothing = options.label_smoothing
@@ -78,7 +82,26 @@ class Frambicus(Objective):
         model = FrambicusForQuestionAnswering.from_pretrained(checkpoint.path)
         made = cls(checkpoint, model, FrambicusProcessor.from_pretrained(checkpoint.path), options)
         made.metric = _STEERS[_first_task(splits.train)]
+        made._words_of(splits.train)
         return made
+
+    def _words_of(self, rows: Samples) -> None:
+        """Note every token that can be asked for: of the texts of `rows`, and of the names."""
+        config = self.model.config
+        texts = {spoken_name(str(name)) for name in (*self._classes, *self._ids)}
+        for field in {"text", "answer"} & set(rows.fields):
+            texts.update(str(text) for text in rows.column(field) if text)
+        ids = self.processor.tokenizer([*texts, *(article(text) for text in texts)], add_special_tokens=False)
+        known = torch.zeros(config.text_config.vocab_size, dtype=torch.bool)
+        known[[config.eos_token_id, *{i for own in ids["input_ids"] for i in own}]] = True
+        self._known = known
+
+    def _tokens(self, device: torch.device) -> torch.Tensor | None:
+        """The tokens that compete in one step, sorted: all that can be asked for, and some others."""
+        if self._known is None or not self.model.training:
+            return None
+        others = torch.rand(len(self._known)) < _OTHERS / len(self._known)
+        return (self._known | others).nonzero()[:, 0].to(device)
 
     def prepare(self, place: Path) -> None:
         """Grids stand in a folder of their tower: one of other weights, or in another precision, makes others."""
@@ -149,7 +172,7 @@ class Frambicus(Objective):
             elif asked["task"] == "detect":
                 loss = model.detector.loss(sight.found.of(rows), inputs["labels"])[0]
             elif asked["task"] == "recommend":
-                loss = self._pairs(model, sight, rows, inputs)
+                loss = self._pairs(model, sight.of(rows), inputs)
             else:
                 loss = self._words(model, asked["task"], memory, sight, rows, inputs)
             losses.append(loss * asked["count"])
@@ -172,17 +195,18 @@ class Frambicus(Objective):
         loss: torch.Tensor = model.detector.loss(found.of(asked["rows"]), asked["inputs"]["labels"])[0]
         return loss
 
-    def _pairs(self, model: Any, sight: Any, rows: torch.Tensor, inputs: Batch) -> torch.Tensor:
+    def _pairs(self, model: Any, sight: Any, inputs: Batch) -> torch.Tensor:
         """The loss of telling which text belongs to which picture."""
         from edgemm.export.frambicus.embedding import contrastive_loss
 
-        image = model.embedder.of_image(*sight.of(rows).seen)
+        image = model.embedder.of_image(*sight.seen)
         text = model.embed_texts(inputs["input_ids"], inputs["attention_mask"])
         loss: torch.Tensor = contrastive_loss(model.embedder.logits(image, text))
         return loss
 
     def _names(self, model: Any, sight: Any, rows: torch.Tensor) -> torch.Tensor:
-        """The loss of naming pictures by the tower's best class, whatever its name: all names are dealt out anew.
+        """The loss of naming pictures by the tower's best class, whatever its name, and of telling apart which names
+        are whose: all names are dealt out anew.
 
         Photographs of a thousand classes cannot be had freely, yet the decoder must learn to say what the tower sees,
         of any of them, and not what it has seen go with what.
@@ -193,16 +217,23 @@ class Frambicus(Objective):
         probabilities, shown = sight.probabilities[rows], sight.frame_mask[rows]
         where = model.connector.tokens.where(*sight.grids[-1].shape[-2:], device)
         concepts, mask, _ = model.concepts(probabilities, shown, where, model.table, dealt)
-        best = dealt.gather(1, model.concepts.best(probabilities, shown)[0])[:, 0].tolist()
-        labels = model.config.vision_config.id2label
-        texts = [article(spoken_name(str(labels[i]))) for i in best]
+        ranked = dealt.gather(1, model.concepts.best(probabilities, shown)[0])
+        labels = {i: spoken_name(str(name)) for i, name in model.config.vision_config.id2label.items()}
+        texts = [article(labels[i]) for i in ranked[:, 0].tolist()]
         written = self.processor.write("caption", [""] * len(texts), texts)
         inputs = self._rounded({"rows": rows, "inputs": written})["inputs"]
-        memory = model.remember(replace(sight.of(rows), concepts=concepts, concept_mask=mask), None)
+        named = replace(sight.of(rows), concepts=concepts, concept_mask=mask)
+        memory = model.remember(named, None)
         inputs = {name: values.to(device) for name, values in inputs.items()}
         states = model.speak(inputs["input_ids"], memory, inputs["attention_mask"])
-        loss: torch.Tensor = model.loss_of(states[:, :-1], inputs["labels"][:, 1:])
-        return loss
+        loss: torch.Tensor = model.loss_of(states[:, :-1], inputs["labels"][:, 1:], self._tokens(rows.device))
+        # Tags: the likeliest class or the one after it, among others that say nothing.
+        picks = torch.rand(len(rows), 2, device=device).argsort(1)[:, :1]
+        others = torch.randint(0, classes, (len(rows), _OTHER_TAGS), device=device)
+        tags = torch.cat((ranked[:, :2].gather(1, picks), others), dim=1)
+        tags = tags.gather(1, torch.rand(tags.shape, device=device).argsort(1))
+        tagged = self.processor.write("recommend", [", ".join(labels[i] for i in own) for own in tags.tolist()])
+        return loss + self._pairs(model, named, {n: v.to(device) for n, v in tagged.items()})
 
     def _words(self, model: Any, task: str, memory: Any, sight: Any, rows: torch.Tensor, inputs: Batch) -> torch.Tensor:
         """The loss of what should be written over the memory of some pictures, with sound where there is any."""
@@ -212,12 +243,26 @@ class Frambicus(Objective):
             memory, shared = model.remember(sight.of(rows), heard), None
         with _Watched(model.text.layers[_GUIDED].cross) as watched:
             states = model.speak(inputs["input_ids"], memory, inputs["attention_mask"], rows=shared)
-        loss: torch.Tensor = model.loss_of(states[:, :-1], inputs["labels"][:, 1:])
+        loss: torch.Tensor = model.loss_of(states[:, :-1], inputs["labels"][:, 1:], self._tokens(rows.device))
         if model.training and shared is not None and task == "answer":
             asked = (inputs["attention_mask"] != 0) & (inputs["labels"] == IGNORED)
-            spelled = nn.functional.pad(sight.spelled, (sight.visual.shape[1], 2), value=IGNORED)[rows]
-            loss = loss + _GUIDANCE * watched.loss(inputs["input_ids"], spelled, asked)
+            loss = loss + _GUIDANCE * watched.loss(inputs["input_ids"], self._spelled(model, sight)[rows], asked)
         return loss
+
+    def _spelled(self, model: Any, sight: Any) -> torch.Tensor:
+        """The tokens that each place of a memory without sound stands for, [B, T, 2]: of one thing, and of several."""
+        names = model.finds.speller.names
+        if self._plurals is None:
+            labels = model.config.detector_config.id2label
+            words = [plural(spoken_name(str(labels[i]))) for i in range(len(labels))]
+            ids = [self.processor.tokenizer.encode(word, add_special_tokens=False) for word in words]
+            rows = [torch.tensor((own + [IGNORED] * names.shape[1])[: names.shape[1]]) for own in ids]
+            self._plurals = torch.stack(rows).to(names.device)
+        several = self._plurals[sight.labels.clamp(min=0)].masked_fill(sight.labels[..., None] < 0, IGNORED).flatten(1)
+        several = nn.functional.pad(several, (0, sight.spelled.shape[1] - several.shape[1]), value=IGNORED)
+        several = several.masked_fill(sight.spelled < 0, IGNORED)
+        both = torch.stack((sight.spelled, several), dim=-1)
+        return nn.functional.pad(both, (0, 0, sight.visual.shape[1], 2), value=IGNORED)
 
     def _written(self, task: str, samples: Sequence[Sample]) -> Batch:
         """What the decoder is called with: prompts and what it should say, and sounds where there are any."""
@@ -410,14 +455,14 @@ class _Watched:
 
     def loss(self, ids: torch.Tensor, spelled: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of where the words ids [B, S] of questions, those `asked`, look in the memory that is
-        `spelled` [B, T]; words that stand there and words that do not count alike.
+        `spelled` [B, T, 2]; words that stand there and words that do not count alike.
         """
         given, cross = self._given, self._cross
         width = cross.q_proj.out_features // cross.heads
         query = nn.functional.linear(given["x"], cross.q_proj.weight[:width])
         key = nn.functional.linear(given["source"], cross.k_proj.weight[:width]).index_select(0, given["rows"])
         scores = query @ key.transpose(1, 2) * width**-0.5 + given["bias"][:, 0]
-        there = ids[:, :, None] == spelled[:, None, :]
+        there = (ids[:, :, None, None] == spelled[:, None]).any(-1)
         lost = ~there.any(-1)
         there[..., -1] |= lost
         losses = -scores.float().log_softmax(-1).masked_fill(~there, -torch.inf).logsumexp(-1)
