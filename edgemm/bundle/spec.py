@@ -311,9 +311,9 @@ class MemorySpec(Spec):
 
     The `concepts` likeliest classes, and of every picture the `finds` objects that are most surely there, or
     `finds_in_clips` where there are several pictures; with `facts` only those that are objects of their own, and what
-    follows of each from all others (`edgemm.processing.objects`). `frame_period_s` is assumed where pictures come without times.
-    With `plain_questions` a question is brought into the form of those that the model was trained on: lower case, no
-    marks but a question mark at the end.
+    follows of each from all others (`edgemm.processing.objects`). `frame_period_s` is assumed where pictures come
+    without times. With `plain_questions` a question is brought into the form of those that the model was trained on:
+    lower case, no marks but a question mark at the end.
     """
 
     frames: Annotated[int, Field(ge=1, le=1024)] = 8

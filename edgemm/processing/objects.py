@@ -58,7 +58,7 @@ def objects_of(logits: Sequence[NDArray[Any]], boxes: Sequence[NDArray[Any]], co
         here = slice(0, len(rows))
         found.queries[frame, here], found.labels[frame, here], found.there[frame, here] = rows, labels[rows], 1
         placed.append((labels[rows], own[rows]))
-        found.facts[frame, here, : -_CHANGED] = _placed(*placed[-1])
+        found.facts[frame, here, :-_CHANGED] = _placed(*placed[-1])
     if frames > 1:
         for label, change in _changed(placed).items():
             found.facts[(found.labels == label) & (found.there != 0), -_CHANGED:] = change

@@ -70,9 +70,10 @@ class Remember(nn.Module):
     """What 1…F frames show, and what the host picked of it → the text decoder's keys and values, `cross_mask` [1, T]
     and `image_embeds` [1, E].
 
-    `visual` [F, cells, D] and `finds` [F, k, D] as `Grid` gives them, `find_classes` [F, k], `times_s` [F] before the
-    newest frame; of a model with facts `find_facts` [F, k, FACTS] and `find_mask` [F, k]; `concept_classes` [K] with `concept_scores` [K, 2] and `concept_cells` [K] as `Concepts.best` gives
-    them. `frame_mask` [F] of zeros is no picture at all.
+    `visual` [F, cells, D] and `finds` [F, k, D] as `Grid` gives them, `find_classes` [F, k], of a model with facts
+    `find_facts` [F, k, FACTS] and `find_mask` [F, k], `times_s` [F] before the newest frame; `concept_classes` [K] with
+    `concept_scores` [K, 2] and `concept_cells` [K] as `Concepts.best` gives them. `frame_mask` [F] of zeros is no
+    picture at all.
     """
 
     def __init__(self, model: FrambicusCore, side: int) -> None:

@@ -262,9 +262,7 @@ class FrambicusCore(FrambicusPreTrainedModel):
         """states [B, S, D] → logits [B, S, vocabulary], by the speech model's table."""
         return nn.functional.linear(states, self.table)
 
-    def loss_of(
-        self, states: torch.Tensor, labels: torch.Tensor, tokens: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def loss_of(self, states: torch.Tensor, labels: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Cross-entropy of states [B, S, D] to labels [B, S] where these are not −100: only there logits are made.
 
         With `tokens`, sorted ids that every label is one of, these alone compete: on a CPU most of a step is the table.

@@ -40,8 +40,11 @@ def parts(facts):
 def test_orders_and_counts():
     cup, dog, boat = 0, 1, 2
     found = facts_of(
-        (dog, (0.8, 0.5, 0.2, 0.2)), (cup, (0.5, 0.2, 0.2, 0.2)), (cup, (0.1, 0.9, 0.2, 0.2)), (boat, (0.3, 0.6, 0.1, 0.1))
-    )  # fmt: skip
+        (dog, (0.8, 0.5, 0.2, 0.2)),
+        (cup, (0.5, 0.2, 0.2, 0.2)),
+        (cup, (0.1, 0.9, 0.2, 0.2)),
+        (boat, (0.3, 0.6, 0.1, 0.1)),
+    )
     told = {query: parts(facts) for query, facts in found.items()}
     orders = {name: [int(told[q][name].argmax()) for q in range(4)] for name in ("left", "top", "nth", "group")}
     assert orders == {"left": [3, 2, 0, 1], "top": [1, 0, 3, 2], "nth": [0, 1, 0, 0], "group": [2, 0, 0, 1]}
