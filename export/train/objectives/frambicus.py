@@ -1,8 +1,8 @@
-"""Frambicus: every row teaches what it has, a question its answer, a picture its caption and boxes, a clip its story."""
+"""Frambicus: a row teaches what it has, a question its answer, a picture its caption and boxes, a clip its story."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from edgemm.tasks.scoring import measured
 _TOLD = 0.5  # of the pictures
 _GUIDANCE = 0.3  # of what heads are shown, beside a text's own loss
 _OTHER_TAGS = 2
+_MIRRORED = 0.5  # of the batches in which boxes are all that is learned
 _NAMES = 16  # other names that a picture to be named gets in one step
 _OTHERS = 2048  # tokens that no text has, which compete with those that some have at each step
 _ROUND = 8  # a CPU compiles the kernels of a shape when it meets it: of shapes that hardly repeat, a third of a step
@@ -177,8 +178,10 @@ class Frambicus(Objective):
     def _boxes_loss(self, model: Any, part: Batch) -> torch.Tensor:
         """The detector alone, where nothing is to be written."""
         (asked,) = part["asked"]
-        found = model.detector(model.newest(part["senses"]["grids"], part["senses"]["frame_mask"]))
-        loss: torch.Tensor = model.detector.loss(found.of(asked["rows"]), asked["inputs"]["labels"])[0]
+        grids, targets = model.newest(part["senses"]["grids"], part["senses"]["frame_mask"]), asked["inputs"]["labels"]
+        if model.training and torch.rand(()) < _MIRRORED:
+            grids, targets = [grid.flip(-1) for grid in grids], [_mirrored(target) for target in targets]
+        loss: torch.Tensor = model.detector.loss(model.detector(grids).of(asked["rows"]), targets)[0]
         return loss
 
     def _pairs(self, model: Any, sight: Any, inputs: Batch) -> torch.Tensor:
@@ -400,6 +403,12 @@ def _shown_by(sample: Sample) -> str:
     """What names the picture or clip of a row; a row whose picture has no name is alone."""
     found = next((sample.values[n] for n in SHOWN if isinstance(sample.values.get(n), str)), sample.where)
     return str(found)
+
+
+def _mirrored(target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The boxes of a picture's mirror image."""
+    x, *others = target["boxes"].unbind(-1)
+    return {**target, "boxes": torch.stack((1 - x, *others), dim=-1)}
 
 
 def _size_of(sample: Sample) -> tuple[int, int]:
