@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgemm.errors import BundleError, InputError
 from edgemm.processing.image import preprocess, to_rgb
-from edgemm.processing.memory import Classes, before_newest, classes_of, concepts_of, finds_of
+from edgemm.processing.memory import Classes, before_newest, classes_of, concepts_of
 from edgemm.processing.objects import FACTS, objects_of
 from edgemm.processing.video import sample_indices
 from edgemm.runtimes.base import Value, as_numpy
@@ -76,6 +76,8 @@ class Sight:
         processing = graphs.entry.processing
         if processing.image is None or processing.memory is None:
             raise BundleError(f"{graphs.entry.name} lacks its image processing or its memory", hint="export it again")
+        if "find_facts" not in graphs.inputs_of("memory"):
+            raise BundleError(f"{graphs.entry.name} is of a version before this one", hint="export it again")
         self._graphs = graphs
         self._image, self.spec = processing.image, processing.memory
         self._looks: OrderedDict[bytes, Look] = OrderedDict()
@@ -146,14 +148,10 @@ class Sight:
 
     def _finds(self, looks: Sequence[Look]) -> Arrays:
         count = self.spec.finds if len(looks) == 1 else self.spec.finds_in_clips
-        logits = [look.grid["logits"] for look in looks]
-        if not self.spec.facts:
-            picked = [finds_of(values, count) for values in logits]
-            rows, labels = (np.stack(parts) for parts in zip(*picked, strict=True))
-            return {"finds": _rows_of(looks, rows), "find_classes": labels}
-        objects = objects_of(logits, [look.grid["pred_boxes"] for look in looks], count)
+        grids = [look.grid for look in looks]
+        objects = objects_of([grid["logits"] for grid in grids], [grid["pred_boxes"] for grid in grids], count)
         return {
-            "finds": _rows_of(looks, objects.queries),
+            "finds": np.stack([grid["finds"][own] for grid, own in zip(grids, objects.queries, strict=True)]),
             "find_classes": objects.labels,
             "find_facts": objects.facts,
             "find_mask": objects.there,
@@ -162,19 +160,15 @@ class Sight:
     def _nothing(self) -> Arrays:
         """One frame that is not shown."""
         cells, width = self._graphs.dims_of("memory", "visual")[1:]
-        count, mask = self.spec.concepts, np.zeros((1, 1), np.int64)
+        count = self.spec.concepts
         return {
             "visual": np.zeros((1, cells, width), np.float32),
             "finds": np.zeros((1, 1, width), np.float32),
             "find_classes": np.zeros((1, 1), np.int64),
-            **({"find_facts": np.zeros((1, 1, FACTS), np.float32), "find_mask": mask} if self.spec.facts else {}),
+            "find_facts": np.zeros((1, 1, FACTS), np.float32),
+            "find_mask": np.zeros((1, 1), np.int64),
             "frame_mask": np.zeros(1, np.int64),
             "concept_classes": np.zeros(count, np.int64),
             "concept_scores": np.zeros((count, 2), np.float32),
             "concept_cells": np.zeros(count, np.int64),
         }
-
-
-def _rows_of(looks: Sequence[Look], rows: NDArray[np.int64]) -> NDArray[Any]:
-    """`finds` of the cells rows [F, k] of each picture, [F, k, D]."""
-    return np.stack([look.grid["finds"][own] for look, own in zip(looks, rows, strict=True)])

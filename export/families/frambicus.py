@@ -117,7 +117,6 @@ def _memory_spec(config: Any) -> MemorySpec:
         concepts=min(text.concepts, len(config.vision_config.id2label)),
         finds=min(text.finds, cells),
         finds_in_clips=min(text.finds_in_clips, cells),
-        facts=text.facts,
         frame_period_s=config.connector_config.frame_period_s,
     )
 

@@ -59,8 +59,8 @@ class FrambicusTextConfig(PreTrainedConfig):
     """The text decoder. Width and vocabulary are the speech model's, whose table it shares.
 
     `concepts` classes of the vision tower and `finds` objects of the detector (`finds_in_clips` of each frame where
-    there are several), each with up to `concept_tokens` tokens of its name, go into the memory. With `facts` these are
-    objects of their own, and beside each stands what follows of all of them (`edgemm.processing.objects`).
+    there are several), each with up to `concept_tokens` tokens of its name, go into the memory; beside each find
+    stands what follows of all of them (`edgemm.processing.objects`).
     """
 
     model_type = "frambicus_text"
@@ -77,7 +77,6 @@ class FrambicusTextConfig(PreTrainedConfig):
     concepts: int = 6
     finds: int = 8
     finds_in_clips: int = 4
-    facts: bool = False
     concept_tokens: int = 4
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2

@@ -16,7 +16,7 @@ _LOUD = 2.0
 
 
 class Finds(nn.Module):
-    """The k objects that are most surely there in each frame, as memory [B, F · k · J, D].
+    """Up to k objects of each frame, the surest, as memory [B, F · k · J, D].
 
     The detector's box and class are taken as they are: words teach how to speak of objects, not how to find them. What
     the detector knows of an object's look (`Found.states`) may be moved by both.
@@ -33,10 +33,8 @@ class Finds(nn.Module):
             nn.Linear(8 * BANDS, width),
             nn.Linear(2, width),
         )
-        self.facts = None
-        if text.facts:
-            self.facts = nn.Linear(FACTS, width, bias=False)
-            self.facts.gain = _LOUD
+        self.facts = nn.Linear(FACTS, width, bias=False)
+        self.facts.gain = _LOUD
 
     def forward(
         self, found: Found, frame_mask: torch.Tensor, when: torch.Tensor, table: torch.Tensor
@@ -45,29 +43,23 @@ class Finds(nn.Module):
         labels [B, F·k], −1 where there is none."""
         batch, frames = frame_mask.shape
         scores, classes = judged(found.logits.detach())
-        picked, shown, facts = self._picked(found, frame_mask, scores)
+        picked, shown, facts = self._picked(found, frame_mask)
         scores = scores.gather(1, picked[..., None].expand(-1, -1, 2))
         boxes = found.boxes.detach().gather(1, picked[..., None].expand(-1, -1, 4))
         states = found.states.gather(1, picked[..., None].expand(-1, -1, found.states.shape[-1]))
         known = self.known(states, boxes, scores)
         known = known + when.flatten(0, 1)[:, None].to(known.dtype)
-        if self.facts is not None and facts is not None:
-            known = known + self.facts(facts.to(known.dtype))
+        known = known + self.facts(facts.to(known.dtype))
         named = classes.gather(1, picked)
         tokens, mask = self.speller(named, known, shown, table)
         labels = torch.where(shown != 0, named, -1)
         whole = [part.unflatten(0, (batch, frames)).flatten(1, 2) for part in (tokens, mask, labels)]
         return whole[0], whole[1].to(frame_mask.dtype), whole[2]
 
-    def _picked(
-        self, found: Found, frame_mask: torch.Tensor, scores: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def _picked(self, found: Found, frame_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Which k queries of each of B · F frames, whether they are shown [B · F, k], and the facts of each."""
         batch, frames = frame_mask.shape
         count = min(self.count if frames == 1 else self.in_clips, found.boxes.shape[1])
-        if self.facts is None:
-            picked = scores[..., 0].topk(count, dim=1).indices
-            return picked, frame_mask.flatten()[:, None].expand(-1, count), None
         device = frame_mask.device
         queries = torch.zeros(batch, frames, count, dtype=torch.long)
         shown, facts = torch.zeros_like(queries), torch.zeros(batch, frames, count, FACTS)

@@ -70,7 +70,7 @@ class Remember(nn.Module):
     """What 1…F frames show, and what the host picked of it → the text decoder's keys and values, `cross_mask` [1, T]
     and `image_embeds` [1, E].
 
-    `visual` [F, cells, D] and `finds` [F, k, D] as `Grid` gives them, `find_classes` [F, k], of a model with facts
+    `visual` [F, cells, D] and `finds` [F, k, D] as `Grid` gives them, `find_classes` [F, k],
     `find_facts` [F, k, FACTS] and `find_mask` [F, k], `times_s` [F] before the newest frame; `concept_classes` [K] with
     `concept_scores` [K, 2] and `concept_cells` [K] as `Concepts.best` gives them. `frame_mask` [F] of zeros is no
     picture at all.
@@ -100,8 +100,7 @@ class Remember(nn.Module):
         parts = [self.connector.read((visual + when).flatten(0, 1)[None], cells, shown)]
         known, classes = feeds["finds"] + when, feeds["find_classes"]
         each = shown[0, :, None].expand(-1, classes.shape[1])
-        if self.finds.facts is not None:
-            known, each = known + self.finds.facts(feeds["find_facts"]), each * feeds["find_mask"]
+        known, each = known + self.finds.facts(feeds["find_facts"]), each * feeds["find_mask"]
         tokens, mask = self._spelled(self.finds.speller, classes, known, each)
         parts.append((tokens.flatten(0, 1)[None], mask.flatten()[None].to(shown.dtype)))
         where = self.connector.tokens.where(self.side, self.side, visual.device)
@@ -264,7 +263,6 @@ def _memory_plan(model: FrambicusCore, side: int, shape: DecoderShape) -> GraphP
     longest = max(text.finds, text.finds_in_clips, 1)
     whole = (1, shape.cross_heads, "source", shape.head_dim)
     floats, ints = torch.float32, torch.int64
-    facts = (Port("find_facts", floats, ("frames", "finds", FACTS)), Port("find_mask", ints, ("frames", "finds")))
     return GraphPlan(
         role="memory",
         module=Remember(model, side),
@@ -272,7 +270,8 @@ def _memory_plan(model: FrambicusCore, side: int, shape: DecoderShape) -> GraphP
             Port("visual", floats, ("frames", cells, shape.hidden)),
             Port("finds", floats, ("frames", "finds", shape.hidden)),
             Port("find_classes", ints, ("frames", "finds")),
-            *(facts if text.facts else ()),
+            Port("find_facts", floats, ("frames", "finds", FACTS)),
+            Port("find_mask", ints, ("frames", "finds")),
             Port("times_s", floats, ("frames",)),
             Port("frame_mask", ints, ("frames",)),
             Port("concept_classes", ints, (picked,)),

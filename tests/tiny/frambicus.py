@@ -52,7 +52,6 @@ def _config(speech: Any, labels: dict[str, str]) -> FrambicusConfig:
             "num_attention_heads": 4,
             "intermediate_size": 64,
             "max_position_embeddings": 96,
-            "facts": True,
         },
         detector_config={
             "id2label": dict(enumerate(LABELS)), "width": 32, "heads": 4, "inner": 64, "decoder_layers": 2,
