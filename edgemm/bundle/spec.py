@@ -309,10 +309,10 @@ class VideoSpec(Spec):
 class MemorySpec(Spec):
     """What a memory holds of 1 to `frames` pictures (more are thinned out evenly) beside what their cells show.
 
-    The `concepts` likeliest classes, and of every picture the `finds` objects that are most surely there, or
-    `finds_in_clips` where there are several pictures. `frame_period_s` is assumed where pictures come without times.
-    With `plain_questions` a question is brought into the form of those that the model was trained on: lower case, no
-    marks but a question mark at the end.
+    The `concepts` likeliest classes, and of every picture up to `finds` objects, or `finds_in_clips` where there are
+    several pictures, the surest first, with what follows of each from all others (`edgemm.processing.objects`).
+    `frame_period_s` is assumed where pictures come without times. With `plain_questions` a question is brought into the
+    form of those that the model was trained on: lower case, no marks but a question mark at the end.
     """
 
     frames: Annotated[int, Field(ge=1, le=1024)] = 8

@@ -1,4 +1,4 @@
-"""What a memory of pictures holds: which classes and which objects, picked from what each picture's cells say."""
+"""What a memory of pictures holds beside its objects: which classes, picked from what each picture's cells say."""
 
 from __future__ import annotations
 
@@ -49,15 +49,6 @@ def concepts_of(frames: Sequence[Classes], count: int) -> tuple[Ints, Floats, In
     order = np.argsort(-(best + whole), kind="stable")[:count]
     scores = np.stack([best[order], whole[order]], axis=-1).astype(np.float32)
     return order.astype(np.int64), scores, places[order].astype(np.int64)
-
-
-def finds_of(logits: NDArray[Any], count: int) -> tuple[Ints, Ints]:
-    """A detector's logits [Q, labels + 1], "nothing" last → the `count` queries that are most surely something, and
-    the best label of each.
-    """
-    values = np.asarray(logits, np.float32)
-    order = np.argsort(_log_softmax(values)[:, -1], kind="stable")[:count]
-    return order.astype(np.int64), values[order, :-1].argmax(-1).astype(np.int64)
 
 
 def before_newest(times_s: Sequence[float]) -> Floats:

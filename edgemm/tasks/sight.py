@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from edgemm.errors import BundleError, InputError
 from edgemm.processing.image import preprocess, to_rgb
-from edgemm.processing.memory import Classes, before_newest, classes_of, concepts_of, finds_of
+from edgemm.processing.memory import Classes, before_newest, classes_of, concepts_of
+from edgemm.processing.objects import FACTS, objects_of
 from edgemm.processing.video import sample_indices
 from edgemm.runtimes.base import Value, as_numpy
 from edgemm.tasks.graphs import Graphs
@@ -75,6 +76,8 @@ class Sight:
         processing = graphs.entry.processing
         if processing.image is None or processing.memory is None:
             raise BundleError(f"{graphs.entry.name} lacks its image processing or its memory", hint="export it again")
+        if "find_facts" not in graphs.inputs_of("memory"):
+            raise BundleError(f"{graphs.entry.name} is of a version before this one", hint="export it again")
         self._graphs = graphs
         self._image, self.spec = processing.image, processing.memory
         self._looks: OrderedDict[bytes, Look] = OrderedDict()
@@ -133,17 +136,25 @@ class Sight:
         return Memory({**cross, _MASK: as_numpy(made[_MASK])}, as_numpy(made["image_embeds"])[0].astype(np.float32))
 
     def _shown(self, looks: Sequence[Look]) -> Arrays:
-        count = self.spec.finds if len(looks) == 1 else self.spec.finds_in_clips
-        picked = [finds_of(look.grid["logits"], count) for look in looks]
         classes, scores, cells = concepts_of([look.classes for look in looks], self.spec.concepts)
         return {
             "visual": np.stack([look.grid["visual"] for look in looks]),
-            "finds": np.stack([look.grid["finds"][rows] for look, (rows, _) in zip(looks, picked, strict=True)]),
-            "find_classes": np.stack([own for _, own in picked]),
+            **self._finds(looks),
             "frame_mask": np.ones(len(looks), np.int64),
             "concept_classes": classes,
             "concept_scores": scores,
             "concept_cells": cells,
+        }
+
+    def _finds(self, looks: Sequence[Look]) -> Arrays:
+        count = self.spec.finds if len(looks) == 1 else self.spec.finds_in_clips
+        grids = [look.grid for look in looks]
+        objects = objects_of([grid["logits"] for grid in grids], [grid["pred_boxes"] for grid in grids], count)
+        return {
+            "finds": np.stack([grid["finds"][own] for grid, own in zip(grids, objects.queries, strict=True)]),
+            "find_classes": objects.labels,
+            "find_facts": objects.facts,
+            "find_mask": objects.there,
         }
 
     def _nothing(self) -> Arrays:
@@ -154,6 +165,8 @@ class Sight:
             "visual": np.zeros((1, cells, width), np.float32),
             "finds": np.zeros((1, 1, width), np.float32),
             "find_classes": np.zeros((1, 1), np.int64),
+            "find_facts": np.zeros((1, 1, FACTS), np.float32),
+            "find_mask": np.zeros((1, 1), np.int64),
             "frame_mask": np.zeros(1, np.int64),
             "concept_classes": np.zeros(count, np.int64),
             "concept_scores": np.zeros((count, 2), np.float32),

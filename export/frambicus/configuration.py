@@ -59,7 +59,8 @@ class FrambicusTextConfig(PreTrainedConfig):
     """The text decoder. Width and vocabulary are the speech model's, whose table it shares.
 
     `concepts` classes of the vision tower and `finds` objects of the detector (`finds_in_clips` of each frame where
-    there are several), each with up to `concept_tokens` tokens of its name, go into the memory.
+    there are several), each with up to `concept_tokens` tokens of its name, go into the memory; beside each find
+    stands what follows of all of them (`edgemm.processing.objects`).
     """
 
     model_type = "frambicus_text"

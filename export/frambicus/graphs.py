@@ -21,6 +21,7 @@ from edgemm.export.graph import Feeds, GraphPlan, Port, Sizes
 from edgemm.export.plans import BATCH, DecoderExtras, DecoderShape, decoder_plan, embed_plan
 from edgemm.export.tracing import encoder_decoder_cache, tensors_of
 from edgemm.export.wrappers import CrossProjection, Tensors, layered_names
+from edgemm.processing.objects import FACTS
 
 MOST_FRAMES = 16
 _PICTURES = (1, 1, 8)
@@ -69,9 +70,10 @@ class Remember(nn.Module):
     """What 1…F frames show, and what the host picked of it → the text decoder's keys and values, `cross_mask` [1, T]
     and `image_embeds` [1, E].
 
-    `visual` [F, cells, D] and `finds` [F, k, D] as `Grid` gives them, `find_classes` [F, k], `times_s` [F] before the
-    newest frame; `concept_classes` [K] with `concept_scores` [K, 2] and `concept_cells` [K] as `Concepts.best` gives
-    them. `frame_mask` [F] of zeros is no picture at all.
+    `visual` [F, cells, D] and `finds` [F, k, D] as `Grid` gives them, `find_classes` [F, k],
+    `find_facts` [F, k, FACTS] and `find_mask` [F, k], `times_s` [F] before the newest frame; `concept_classes` [K] with
+    `concept_scores` [K, 2] and `concept_cells` [K] as `Concepts.best` gives them. `frame_mask` [F] of zeros is no
+    picture at all.
     """
 
     def __init__(self, model: FrambicusCore, side: int) -> None:
@@ -98,6 +100,7 @@ class Remember(nn.Module):
         parts = [self.connector.read((visual + when).flatten(0, 1)[None], cells, shown)]
         known, classes = feeds["finds"] + when, feeds["find_classes"]
         each = shown[0, :, None].expand(-1, classes.shape[1])
+        known, each = known + self.finds.facts(feeds["find_facts"]), each * feeds["find_mask"]
         tokens, mask = self._spelled(self.finds.speller, classes, known, each)
         parts.append((tokens.flatten(0, 1)[None], mask.flatten()[None].to(shown.dtype)))
         where = self.connector.tokens.where(self.side, self.side, visual.device)
@@ -250,6 +253,7 @@ def _memory_plan(model: FrambicusCore, side: int, shape: DecoderShape) -> GraphP
             "concept_cells": torch.randint(0, cells, (picked,), generator=rng),
             "times_s": torch.arange(1 - frames, 1) * 0.4,
             "frame_mask": torch.full((frames,), int(sizes["shown"] > 0)),
+            "find_mask": (torch.arange(finds) < finds - frames % 2).long().expand(frames, -1),
         }
 
     def sizes(frames: int, finds: int, shown: int = 2) -> dict[str, int]:
@@ -266,6 +270,8 @@ def _memory_plan(model: FrambicusCore, side: int, shape: DecoderShape) -> GraphP
             Port("visual", floats, ("frames", cells, shape.hidden)),
             Port("finds", floats, ("frames", "finds", shape.hidden)),
             Port("find_classes", ints, ("frames", "finds")),
+            Port("find_facts", floats, ("frames", "finds", FACTS)),
+            Port("find_mask", ints, ("frames", "finds")),
             Port("times_s", floats, ("frames",)),
             Port("frame_mask", ints, ("frames",)),
             Port("concept_classes", ints, (picked,)),

@@ -161,11 +161,11 @@ class FrambicusCore(FrambicusPreTrainedModel):
         concepts, concept_mask, concept_ids = self.concepts(probabilities, frame_mask, where, self.table)
         found = self.detector([grid.flatten(0, 1) for grid in grids])
         said = found if not told else found.corrected(told, (height, columns))
-        finds, find_mask, find_ids = self.finds(said, frame_mask, self.connector.tokens.when(times_s), self.table)
-        spelled = torch.cat((find_ids, concept_ids), dim=1)
+        finds, find_mask, labels = self.finds(said, frame_mask, self.connector.tokens.when(times_s), self.table)
+        spelled = torch.cat((self.finds.speller.tokens_of(labels), concept_ids), dim=1)
         return Sight(
-            grids, visual, visual_mask, finds, find_mask, concepts, concept_mask, spelled, frame_mask, probabilities,
-            found,
+            grids, visual, visual_mask, finds, find_mask, concepts, concept_mask, spelled, labels, frame_mask,
+            probabilities, found,
         )  # fmt: skip
 
     def _grids(self, pixel_values: torch.Tensor | None, grids: Grids | None) -> Grids:
@@ -262,13 +262,21 @@ class FrambicusCore(FrambicusPreTrainedModel):
         """states [B, S, D] → logits [B, S, vocabulary], by the speech model's table."""
         return nn.functional.linear(states, self.table)
 
-    def loss_of(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of states [B, S, D] to labels [B, S] where these are not −100: only there logits are made."""
+    def loss_of(self, states: torch.Tensor, labels: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """Cross-entropy of states [B, S, D] to labels [B, S] where these are not −100: only there logits are made.
+
+        With `tokens`, sorted ids that every label is one of, these alone compete: on a CPU most of a step is the table.
+        """
         states, labels = states.flatten(0, 1), labels.flatten()
         asked = (labels != IGNORED).nonzero()[:, 0]
         more = -len(asked) % _ROUND
         targets = nn.functional.pad(labels[asked], (0, more), value=IGNORED)
-        logits = self.write(states[nn.functional.pad(asked, (0, more))]).float()
+        states = states[nn.functional.pad(asked, (0, more))]
+        if tokens is None:
+            logits = self.write(states).float()
+        else:
+            logits = nn.functional.linear(states, self.table[tokens]).float()
+            targets = torch.where(targets == IGNORED, IGNORED, torch.searchsorted(tokens, targets))
         return nn.functional.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
 
     def transcribe(self, input_values: torch.Tensor, **kwargs: Any) -> Any:

@@ -38,6 +38,7 @@ class Sight:
 
     `grids` as in `vision.Grids`; `visual` [B, L, D], `finds` [B, N, D] and `concepts` [B, K, D] with their masks;
     `spelled` int64 [B, N + K] is the token that each find and concept is spelled of, −1 where there is none;
+    `labels` int64 [B, N / J] are the finds' labels, likewise;
     `frame_mask` [B, F]; `probabilities` [B, F, cells + 1, classes]; `found` of B · F frames.
     """
 
@@ -49,6 +50,7 @@ class Sight:
     concepts: torch.Tensor
     concept_mask: torch.Tensor
     spelled: torch.Tensor
+    labels: torch.Tensor
     frame_mask: torch.Tensor
     probabilities: torch.Tensor
     found: Found

@@ -44,6 +44,10 @@ class Speller(nn.Module):
             cut = torch.tensor(tokens[: len(row)], dtype=row.dtype)
             row[: len(cut)] = cut
 
+    def tokens_of(self, classes: torch.Tensor) -> torch.Tensor:
+        """Classes [B, K], −1 for none → the tokens of their names [B, K · J], −1 where there is none."""
+        return self.names[classes.clamp(min=0)].masked_fill(classes[..., None] < 0, -1).flatten(1)
+
     def forward(
         self, classes: torch.Tensor, known: torch.Tensor, shown: torch.Tensor, table: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import photos
 import torch
 from wheels import RecipeError
 
-from edgemm.export.frambicus import FrambicusModel, processor_of
+from edgemm.export.frambicus import FrambicusForSpeechRecognition, FrambicusModel, processor_of
 from edgemm.export.frambicus.building import spoken_name
 from edgemm.export.frambicus.scenes import (
     ScenesConfig,
@@ -37,13 +37,20 @@ from edgemm.export.frambicus.scenes import (
     write_scenes,
     write_spoken,
 )
+from edgemm.export.frambicus.scenes.assets import Sprite
+from edgemm.export.frambicus.scenes.compose import Scene, Thing
 from edgemm.export.frambicus.scenes.photos import write_crops
+from edgemm.export.frambicus.scenes.questions import questions
+from edgemm.export.frambicus.scenes.speech import speak
 from edgemm.export.frambicus.scenes.words import article
+from edgemm.processing.memory import plain_question
 
 SCENES = {"train": 24_000, "validation": 400, "test": 2_000, "unseen": 1_000}
 CLIPS = {"train": 4_000, "validation": 100, "test": 500}
-SPOKEN = 200
+SPOKEN, CATALOGUE = 200, 8
+SAID, MISHEARD = 15, 0.3  # how often each of easy-VQA's questions is said to be misheard, share of rows that have it so
 ALIKE, CROPS = 12, 10  # photographs of one series, pieces of one photograph
+MORE = ("what", "count", "relation", "where")
 SURE = 0.3  # from here on the vision tower's best class names a piece of a photograph
 _BATCH = 16
 
@@ -59,11 +66,19 @@ def build(out: Path, cache: Path, workers: int) -> dict[str, int]:
     assets, config = load_assets(out / "assets"), ScenesConfig()
     write_scenes(out / "scenes", assets, config, SCENES, workers)
     write_clips(out / "clips", assets, config, CLIPS, workers)
-    write_catalogue(out / "catalogue", assets, config, ("train", "unseen"))
+    write_catalogue(out / "catalogue", assets, config, ("train",), each=CATALOGUE)
+    write_catalogue(out / "catalogue", assets, config, ("unseen",))
     write_crops(out / "crops/train", _varied(out / "photos-train"), config, CROPS)
     _spoken(out, config)
     mixture = {
-        "train": [*_scenes(out, "train"), *_clips(out, "train"), *_asked(out, "train"), *_named(out), *_pairs(out)],
+        "train": [
+            *_scenes(out, "train"),
+            *_more(out, config),
+            *_clips(out, "train"),
+            *_misheard([*_asked(out, "train")], config),
+            *_named(out),
+            *_pairs(out),
+        ],
         "validation": _some([*_scenes(out, "validation"), *_clips(out, "validation"), *_asked(out, "test")], 240),
         "test": _some([*_scenes(out, "test"), *_clips(out, "test"), *_asked(out, "test")], 160),
     }
@@ -112,6 +127,25 @@ def _scenes(out: Path, split: str) -> Iterable[Row]:
     return [_moved({k: r[k] for k in kept if k in r}, "scenes", split) for r in _rows(out / "scenes" / split)]
 
 
+def _more(out: Path, config: ScenesConfig) -> Iterable[Row]:
+    """More questions about the training scenes, from what was noted of their objects: all that is no look."""
+    nouns, asked = tuple(load_assets(out / "assets").pool(config, "train")), set()
+    blank, margin_px = np.zeros((config.size_px, config.size_px, 3), np.uint8), config.margin * config.size_px
+    for row in _rows(out / "scenes/train"):
+        asked.add((row["image"], row.get("question")))
+    for index, row in enumerate(r for r in _rows(out / "scenes/train") if "objects" in r):
+        objects = row["objects"]
+        things = [
+            Thing(Sprite("", noun, Path()), (x, y, x + w, y + h), 1.0, None)
+            for noun, (x, y, w, h) in zip(objects["category"], objects["bbox"], strict=True)
+        ]
+        scene = Scene(blank, tuple(things), nouns, margin_px)
+        for more in questions(scene, config.rng("train", "more questions", index), each=2):
+            if more.kind in MORE and (row["image"], more.question) not in asked:
+                own = {"image": row["image"], "question": more.question, "answer": more.answer}
+                yield _moved(own, "scenes", "train")
+
+
 def _clips(out: Path, split: str) -> Iterable[Row]:
     return [_moved({"video": r["video"], "text": r["text"]}, "clips", split) for r in _rows(out / "clips" / split)]
 
@@ -119,6 +153,22 @@ def _clips(out: Path, split: str) -> Iterable[Row]:
 def _asked(out: Path, split: str) -> Iterable[Row]:
     kept = ("image", "question", "answer")
     return [_moved({k: r[k] for k in kept}, "easy-vqa", split) for r in _rows(out / "easy-vqa" / split)]
+
+
+def _misheard(rows: Sequence[Row], config: ScenesConfig) -> Iterable[Row]:
+    """Questions of which some stand as the speech model heard them, said aloud in a room with noise."""
+    model, processor = FrambicusForSpeechRecognition.from_towers(), processor_of()
+    heard: dict[str, list[str]] = {}
+    for i, question in enumerate(sorted({row["question"] for row in rows})):
+        sounds = [speak(question, config, config.rng("train", "misheard", i * SAID + n)) for n in range(SAID)]
+        for sound in sounds:
+            ids = model.generate(processor.listen([sound])["input_values"])
+            text = plain_question(processor.batch_decode(ids, skip_special_tokens=True)[0])
+            heard.setdefault(question, []).append(text)
+    rng = config.rng("train", "misheard", -1)
+    for row in rows:
+        instead = heard[row["question"]][rng.integers(SAID)] if rng.random() < MISHEARD else ""
+        yield row | {"question": instead or row["question"]}
 
 
 def _named(out: Path) -> Iterable[Row]:

@@ -8,10 +8,9 @@ import torch
 
 from edgemm.export.frambicus.concepts import Concepts
 from edgemm.export.frambicus.configuration import FrambicusConfig
-from edgemm.export.frambicus.finds import judged
-from edgemm.processing.memory import before_newest, classes_of, concepts_of, finds_of, plain_question
+from edgemm.processing.memory import before_newest, classes_of, concepts_of, plain_question
 
-CELLS, CLASSES, LABELS = 49, 60, 11
+CELLS, CLASSES = 49, 60
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +37,6 @@ def test_the_concepts_are_the_models(concepts, frames, loud):
     # Where a class is sure in no cell, any cell will do.
     sure = want[1][0, :, 0].numpy() > np.log(1e-6) + 1e-3
     assert (got[2] == want[2][0].numpy())[sure].all()
-
-
-@pytest.mark.parametrize("count", [1, 4, 8, CELLS])
-def test_the_finds_are_the_surest(count):
-    logits = torch.randn(1, CELLS, LABELS + 1, generator=torch.Generator().manual_seed(5))
-    scores, classes = judged(logits)
-    rows = scores[0, :, 0].topk(count).indices
-    got_rows, got_classes = finds_of(logits[0].numpy(), count)
-    assert got_rows.tolist() == rows.tolist()
-    assert got_classes.tolist() == classes[0, rows].tolist()
 
 
 def test_times_count_back_from_the_newest():

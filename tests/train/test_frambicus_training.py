@@ -15,7 +15,7 @@ from edgemm.export.frambicus import FrambicusForQuestionAnswering, processor_of
 from edgemm.export.train.data import load
 from edgemm.export.train.finetune import finetune
 from edgemm.export.train.objectives import frambicus as frambicus_objective
-from edgemm.export.train.objectives import registry
+from edgemm.export.train.objectives import guidance, registry
 from edgemm.export.train.objectives.pretraining import OBJECTIVES
 from edgemm.export.train.options import TrainOptions
 from edgemm.export.train.pretrain import Lessons, pretrain
@@ -180,19 +180,19 @@ def test_a_head_is_shown_where_words_stand(objective, rows):
     (asked,) = part["asked"]
     with torch.no_grad():
         sight = model.see(**part["senses"])
-        spelled = torch.nn.functional.pad(sight.spelled, (sight.visual.shape[1], 2), value=-100)
+        spelled = objective._spelled(model, sight)
         memory = model.remember(sight, None)
-        assert spelled.shape == memory.mask.shape
+        assert spelled.shape == (*memory.mask.shape, 2)
         assert memory.mask[:, -1].all()
         # one place says what the question says: a head that looks there, or at the end for all else, loses nothing
         ids = asked["inputs"]["input_ids"]
-        spelled[:, 5] = ids[asked["rows"].argsort(stable=True)[:3], 1]
+        spelled[:, 5, 0] = ids[asked["rows"].argsort(stable=True)[:3], 1]
         cross = model.text.layers[1].cross
-        with frambicus_objective._Watched(cross) as watched:
+        with guidance.Watched(cross) as watched:
             model.speak(ids, memory, asked["inputs"]["attention_mask"], rows=asked["rows"])
         own = spelled[asked["rows"]]
-        all_of = torch.ones_like(ids, dtype=torch.bool)
-        loss = watched.loss(ids, own, all_of)
+        standing = (ids[:, :, None, None] == own[:, None]).any(-1)
+        loss = guidance.words(watched, standing, torch.ones_like(ids, dtype=torch.bool))
         seen = []
         keep = cross.register_forward_hook(lambda m, a, k, o: seen.append(a[0]), with_kwargs=True)
         model.speak(ids, memory, asked["inputs"]["attention_mask"], rows=asked["rows"])
@@ -201,8 +201,39 @@ def test_a_head_is_shown_where_words_stand(objective, rows):
         query, key = cross.q_proj(seen[0])[..., :width], cross.k_proj(memory.states)[asked["rows"]][..., :width]
         bias = torch.where(memory.mask[asked["rows"]] != 0, 0.0, -1e30)[:, None]
         weights = (query @ key.transpose(1, 2) / width**0.5 + bias).softmax(-1)
-        there = ids[:, :, None] == own[:, None]
+        there = standing.clone()
         lost = ~there.any(-1)
         there[..., -1] |= lost
         surprise = -(weights * there).sum(-1).log()
     torch.testing.assert_close(loss, surprise[lost].mean() + surprise[~lost].mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_two_heads_are_shown_what_a_question_is_about():
+    class Looks:
+        """Both heads are sure of one place each."""
+
+        def __init__(self, first, second):
+            self._at = (first, second)
+
+        def scores(self, head):
+            return (
+                torch.nn.functional.one_hot(torch.tensor(self._at[head]), 8).float().log()[None, None].expand(2, 8, -1)
+            )
+
+    asked = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 0]], dtype=torch.bool)
+    found = torch.tensor([[0, 1, 1, 0, 1, 0, 1, 1], [0, 0, 1, 0, 0, 0, 0, 1]], dtype=torch.bool)
+    assert guidance.things(Looks(2, 4), found[:1], asked[:1]) == 0
+    assert torch.isinf(guidance.things(Looks(4, 4), found[:1], asked[:1]))
+    assert guidance.things(Looks(2, 2), found[1:], asked[1:]) == 0, "there is one thing, for both"
+    assert guidance.things(Looks(0, 0), found & False, asked) == 0, "there is nothing to look at"
+
+
+def test_what_a_caption_names_next():
+    camera, video, owl = (0, [7]), (1, [6, 7]), (2, [9, 8])
+    #            "a" "green" "owl"  "and" "two" "video camera" end
+    ids = [-100, -100, 20, 21, 9, 8, 22, 23, 6, 7, 2, -100]
+    about = guidance.named_next(ids, [camera, video, owl])
+    assert about == [-1, 2, 2, 2, 2, 1, 1, 1, 1, -1, -1, -1]
+    assert guidance.named_next([-100] * 3, [owl]) == [-1] * 3
+    late = [-100, 20, 20, 20, 20, 20, 20, 9, 8]
+    assert guidance.named_next(late, [owl]) == [-1, -1, 2, 2, 2, 2, 2, 2, -1], "what stands long before is of another"

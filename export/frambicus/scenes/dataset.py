@@ -52,16 +52,19 @@ def write_clips(
     return _write(out, config, counts, partial(_filmed, config, assets), workers)
 
 
-def write_catalogue(out: Path | str, assets: Assets, config: ScenesConfig, splits: Iterable[str] = ("unseen",)) -> Path:
-    """For recommendation: every sprite of a split alone on a background, `text` its noun and tags."""
+def write_catalogue(
+    out: Path | str, assets: Assets, config: ScenesConfig, splits: Iterable[str] = ("unseen",), *, each: int = 1
+) -> Path:
+    """For recommendation: every sprite of a split alone on `each` backgrounds, `text` its noun and tags."""
     pools = {split: [s for group in assets.pool(config, split).values() for s in group] for split in splits}
-    counts = {split: len(sprites) for split, sprites in pools.items()}
+    counts = {split: len(sprites) * each for split, sprites in pools.items()}
 
     def row(split: str, folder: Path, i: int) -> list[Row]:
-        sprite, rng = pools[split][i], config.rng(split, "catalogue", i)
+        again, place = divmod(i, len(pools[split]))
+        sprite, rng = pools[split][place], config.rng(split, "catalogue", i)
         picture = background(config, assets, split, rng)
         drop(sprite, config.area[1], config, rng).paint(picture)
-        name = save_picture(folder, f"item-{sprite.code}", picture, config)
+        name = save_picture(folder, f"item-{sprite.code}{f'-{again}' if again else ''}", picture, config)
         said = dict.fromkeys((sprite.noun, *sprite.tags))
         return [{"image": name, "text": ", ".join(said), "item": sprite.code, "task": "recommend"}]
 

@@ -1,20 +1,14 @@
-"""Frambicus: every row teaches what it has, a question its answer, a picture its caption and boxes, a clip its story.
-
-Towers are frozen, so their grids of a picture are the same at every epoch: they are computed once and kept beside the
-run, unless pictures are augmented.
-"""
+"""Frambicus: a row teaches what it has, a question its answer, a picture its caption and boxes, a clip its story."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -22,26 +16,26 @@ from edgemm.errors import InputError
 from edgemm.export.checkpoint import Checkpoint
 from edgemm.export.frambicus.building import spoken_name
 from edgemm.export.frambicus.modeling import IGNORED
-from edgemm.export.frambicus.scenes.words import article
+from edgemm.export.frambicus.scenes.words import article, plural
 from edgemm.export.loading import quieten
 from edgemm.export.precision.calibration import RATE_HZ
-from edgemm.export.train.augment import Augment
 from edgemm.export.train.data import Groups, Sample, Samples, Splits
 from edgemm.export.train.freezing import set_dropout
+from edgemm.export.train.objectives import guidance
 from edgemm.export.train.objectives.base import Batch, Objective
+from edgemm.export.train.objectives.grids import SHOWN, Grids
 from edgemm.export.train.options import TrainOptions
 from edgemm.tasks.answer_metrics import exact_match
 from edgemm.tasks.boxes import Box, mean_average_precision
 from edgemm.tasks.liking import FIRST as _FIRST
 from edgemm.tasks.scoring import measured
 
-Looked = tuple[list[torch.Tensor], torch.Tensor]
-_FRAMES = 8
-_SHOWN = ("video", "image", "file_name")
 _TOLD = 0.5  # of the pictures
-_GUIDED = 1  # the layer whose first head is shown where a word of a question stands in the memory
-_GUIDANCE = 0.3  # of a question's loss
+_GUIDANCE = 0.3  # of what heads are shown, beside a text's own loss
+_OTHER_TAGS = 2
+_MIRRORED = 0.5  # of the batches in which boxes are all that is learned
 _NAMES = 16  # other names that a picture to be named gets in one step
+_OTHERS = 2048  # tokens that no text has, which compete with those that some have at each step
 _ROUND = 8  # a CPU compiles the kernels of a shape when it meets it: of shapes that hardly repeat, a third of a step
 _WRITTEN = ("answer", "caption", "describe")
 _STEERS = {
@@ -62,8 +56,9 @@ class Frambicus(Objective):
     def __init__(self, checkpoint: Checkpoint, model: Any, processor: Any, options: TrainOptions) -> None:
         self.checkpoint, self.options, self.model, self.processor = checkpoint, options, model, processor
         model.set_attn_implementation("eager")  # torch's flash attention is 60 % of a step on a CPU: queries are few
-        self.augment = Augment(options.seed) if options.augment else None
-        self._place: Path | None = None
+        self._grids = Grids(model, processor, options)
+        self._plurals: torch.Tensor | None = None
+        self._known: torch.Tensor | None = None
         self._classes = {str(name): int(i) for i, name in model.config.vision_config.id2label.items()}
         self._ids = {str(name): int(i) for i, name in model.config.detector_config.id2label.items()}
         model.config.label_smoothing = options.label_smoothing
@@ -78,19 +73,34 @@ class Frambicus(Objective):
         model = FrambicusForQuestionAnswering.from_pretrained(checkpoint.path)
         made = cls(checkpoint, model, FrambicusProcessor.from_pretrained(checkpoint.path), options)
         made.metric = _STEERS[_first_task(splits.train)]
+        made._words_of(splits.train)
         return made
 
+    def _words_of(self, rows: Samples) -> None:
+        """Note every token that can be asked for: of the texts of `rows`, and of the names."""
+        config = self.model.config
+        texts = {spoken_name(str(name)) for name in (*self._classes, *self._ids)}
+        for field in {"text", "answer"} & set(rows.fields):
+            texts.update(str(text) for text in rows.column(field) if text)
+        ids = self.processor.tokenizer([*texts, *(article(text) for text in texts)], add_special_tokens=False)
+        known = torch.zeros(config.text_config.vocab_size, dtype=torch.bool)
+        known[[config.eos_token_id, *{i for own in ids["input_ids"] for i in own}]] = True
+        self._known = known
+
+    def _tokens(self, device: torch.device) -> torch.Tensor | None:
+        """The tokens that compete in one step, sorted: all that can be asked for, and some others."""
+        if self._known is None or not self.model.training:
+            return None
+        others = torch.rand(len(self._known)) < _OTHERS / len(self._known)
+        return (self._known | others).nonzero()[:, 0].to(device)
+
     def prepare(self, place: Path) -> None:
-        """Grids stand in a folder of their tower: one of other weights, or in another precision, makes others."""
-        sha = hashlib.sha256(self.options.precision.encode())
-        for values in self.model.vision.state_dict().values():
-            sha.update(values.cpu().numpy().tobytes())
-        self._place = place / sha.hexdigest()[:16]
-        self._place.mkdir(parents=True, exist_ok=True)
+        """Keep the towers' grids there."""
+        self._grids.keep_in(place)
 
     def units(self, rows: Samples) -> Sequence[Any]:
         """All rows of a picture or a clip: it is looked at once for all of them."""
-        return Groups(rows, _SHOWN)
+        return Groups(rows, SHOWN)
 
     def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
         lessons = [(task, sample) for sample in samples for task in tasks_of(sample)]
@@ -120,7 +130,7 @@ class Frambicus(Objective):
             lesson = {"task": task, "count": len(own), "rows": rows, "inputs": made}
             rounded = task in _WRITTEN and not any(s.has("audio") for s in own)
             asked.append(self._rounded(lesson) if rounded else lesson)
-        return {"senses": self._seen(list(first.values()), training=training), "asked": asked}
+        return {"senses": self._grids.of(list(first.values()), training=training), "asked": asked}
 
     def _rounded(self, asked: Batch) -> Batch:
         """With padding, so that numbers of rows and of tokens repeat from batch to batch."""
@@ -149,7 +159,7 @@ class Frambicus(Objective):
             elif asked["task"] == "detect":
                 loss = model.detector.loss(sight.found.of(rows), inputs["labels"])[0]
             elif asked["task"] == "recommend":
-                loss = self._pairs(model, sight, rows, inputs)
+                loss = self._pairs(model, sight.of(rows), inputs)
             else:
                 loss = self._words(model, asked["task"], memory, sight, rows, inputs)
             losses.append(loss * asked["count"])
@@ -168,21 +178,24 @@ class Frambicus(Objective):
     def _boxes_loss(self, model: Any, part: Batch) -> torch.Tensor:
         """The detector alone, where nothing is to be written."""
         (asked,) = part["asked"]
-        found = model.detector(model.newest(part["senses"]["grids"], part["senses"]["frame_mask"]))
-        loss: torch.Tensor = model.detector.loss(found.of(asked["rows"]), asked["inputs"]["labels"])[0]
+        grids, targets = model.newest(part["senses"]["grids"], part["senses"]["frame_mask"]), asked["inputs"]["labels"]
+        if model.training and torch.rand(()) < _MIRRORED:
+            grids, targets = [grid.flip(-1) for grid in grids], [_mirrored(target) for target in targets]
+        loss: torch.Tensor = model.detector.loss(model.detector(grids).of(asked["rows"]), targets)[0]
         return loss
 
-    def _pairs(self, model: Any, sight: Any, rows: torch.Tensor, inputs: Batch) -> torch.Tensor:
+    def _pairs(self, model: Any, sight: Any, inputs: Batch) -> torch.Tensor:
         """The loss of telling which text belongs to which picture."""
         from edgemm.export.frambicus.embedding import contrastive_loss
 
-        image = model.embedder.of_image(*sight.of(rows).seen)
+        image = model.embedder.of_image(*sight.seen)
         text = model.embed_texts(inputs["input_ids"], inputs["attention_mask"])
         loss: torch.Tensor = contrastive_loss(model.embedder.logits(image, text))
         return loss
 
     def _names(self, model: Any, sight: Any, rows: torch.Tensor) -> torch.Tensor:
-        """The loss of naming pictures by the tower's best class, whatever its name: all names are dealt out anew.
+        """The loss of naming pictures by the tower's best class, whatever its name, and of telling apart which names
+        are whose: all names are dealt out anew.
 
         Photographs of a thousand classes cannot be had freely, yet the decoder must learn to say what the tower sees,
         of any of them, and not what it has seen go with what.
@@ -193,16 +206,23 @@ class Frambicus(Objective):
         probabilities, shown = sight.probabilities[rows], sight.frame_mask[rows]
         where = model.connector.tokens.where(*sight.grids[-1].shape[-2:], device)
         concepts, mask, _ = model.concepts(probabilities, shown, where, model.table, dealt)
-        best = dealt.gather(1, model.concepts.best(probabilities, shown)[0])[:, 0].tolist()
-        labels = model.config.vision_config.id2label
-        texts = [article(spoken_name(str(labels[i]))) for i in best]
+        ranked = dealt.gather(1, model.concepts.best(probabilities, shown)[0])
+        labels = {i: spoken_name(str(name)) for i, name in model.config.vision_config.id2label.items()}
+        texts = [article(labels[i]) for i in ranked[:, 0].tolist()]
         written = self.processor.write("caption", [""] * len(texts), texts)
         inputs = self._rounded({"rows": rows, "inputs": written})["inputs"]
-        memory = model.remember(replace(sight.of(rows), concepts=concepts, concept_mask=mask), None)
+        named = replace(sight.of(rows), concepts=concepts, concept_mask=mask)
+        memory = model.remember(named, None)
         inputs = {name: values.to(device) for name, values in inputs.items()}
         states = model.speak(inputs["input_ids"], memory, inputs["attention_mask"])
-        loss: torch.Tensor = model.loss_of(states[:, :-1], inputs["labels"][:, 1:])
-        return loss
+        loss: torch.Tensor = model.loss_of(states[:, :-1], inputs["labels"][:, 1:], self._tokens(rows.device))
+        # Tags: the likeliest class or the one after it, among others that say nothing.
+        picks = torch.rand(len(rows), 2, device=device).argsort(1)[:, :1]
+        others = torch.randint(0, classes, (len(rows), _OTHER_TAGS), device=device)
+        tags = torch.cat((ranked[:, :2].gather(1, picks), others), dim=1)
+        tags = tags.gather(1, torch.rand(tags.shape, device=device).argsort(1))
+        tagged = self.processor.write("recommend", [", ".join(labels[i] for i in own) for own in tags.tolist()])
+        return loss + self._pairs(model, named, {n: v.to(device) for n, v in tagged.items()})
 
     def _words(self, model: Any, task: str, memory: Any, sight: Any, rows: torch.Tensor, inputs: Batch) -> torch.Tensor:
         """The loss of what should be written over the memory of some pictures, with sound where there is any."""
@@ -210,14 +230,57 @@ class Frambicus(Objective):
         if "input_values" in inputs:
             heard = model.hear(inputs["input_values"], inputs["input_values_mask"])
             memory, shared = model.remember(sight.of(rows), heard), None
-        with _Watched(model.text.layers[_GUIDED].cross) as watched:
+        watch = model.training and shared is not None and task in ("answer", "caption")
+        with guidance.Watch(model.text if watch else None) as watched:
             states = model.speak(inputs["input_ids"], memory, inputs["attention_mask"], rows=shared)
-        loss: torch.Tensor = model.loss_of(states[:, :-1], inputs["labels"][:, 1:])
-        if model.training and shared is not None and task == "answer":
-            asked = (inputs["attention_mask"] != 0) & (inputs["labels"] == IGNORED)
-            spelled = nn.functional.pad(sight.spelled, (sight.visual.shape[1], 2), value=IGNORED)[rows]
-            loss = loss + _GUIDANCE * watched.loss(inputs["input_ids"], spelled, asked)
+        loss: torch.Tensor = model.loss_of(states[:, :-1], inputs["labels"][:, 1:], self._tokens(rows.device))
+        if watch:
+            guide = self._questions if task == "answer" else self._captions
+            loss = loss + _GUIDANCE * guide(model, watched, sight.of(rows), inputs)
         return loss
+
+    def _questions(self, model: Any, watched: guidance.Watch, sight: Any, inputs: Batch) -> torch.Tensor:
+        """How far the heads look past the words of questions, and past what these are about."""
+        asked = (inputs["attention_mask"] != 0) & (inputs["labels"] == IGNORED)
+        spelled = self._spelled(model, sight)
+        standing = (inputs["input_ids"][:, :, None, None] == spelled[:, None]).any(-1)
+        first = sight.visual.shape[1]
+        found = standing[..., first : first + sight.finds.shape[1]].any(-1)
+        return guidance.words(watched.words, standing, asked) + guidance.things(watched.things, found, asked)
+
+    def _captions(self, model: Any, watched: guidance.Watch, sight: Any, inputs: Batch) -> torch.Tensor:
+        """How far the head looks past what is named next."""
+        names = torch.stack((model.finds.speller.names, self._plural_names(model)), dim=1)
+        about = []
+        for own, labels in zip(inputs["labels"].tolist(), sight.labels.tolist(), strict=True):
+            known = [(n, [t for t in tokens if t >= 0]) for n in {*labels} - {-1} for tokens in names[n].tolist()]
+            about.append(guidance.named_next(own, known))
+        wanted = torch.tensor(about, device=names.device)
+        each = sight.labels.repeat_interleave(names.shape[-1], 1).masked_fill(sight.find_mask == 0, -1)
+        there = (wanted[:, :, None] == each[:, None]) & (wanted[:, :, None] >= 0)
+        after = sight.seen[1].shape[1] + 2 - sight.visual.shape[1] - each.shape[1]
+        there = nn.functional.pad(there, (sight.visual.shape[1], after))
+        return guidance.phrases(watched.phrases, there, there.any(-1))
+
+    def _spelled(self, model: Any, sight: Any) -> torch.Tensor:
+        """The tokens that each place of a memory without sound stands for, [B, T, 2]: of one thing, and of several."""
+        names = self._plural_names(model)
+        several = names[sight.labels.clamp(min=0)].masked_fill(sight.labels[..., None] < 0, IGNORED).flatten(1)
+        several = nn.functional.pad(several, (0, sight.spelled.shape[1] - several.shape[1]), value=IGNORED)
+        several = several.masked_fill(sight.spelled < 0, IGNORED)
+        both = torch.stack((sight.spelled, several), dim=-1)
+        return nn.functional.pad(both, (0, 0, sight.visual.shape[1], 2), value=IGNORED)
+
+    def _plural_names(self, model: Any) -> torch.Tensor:
+        """The first tokens of what several of each label are called, [labels, J]."""
+        names = model.finds.speller.names
+        if self._plurals is None:
+            labels = model.config.detector_config.id2label
+            words = [plural(spoken_name(str(labels[i]))) for i in range(len(labels))]
+            ids = [self.processor.tokenizer.encode(word, add_special_tokens=False) for word in words]
+            rows = [torch.tensor((own + [IGNORED] * names.shape[1])[: names.shape[1]]) for own in ids]
+            self._plurals = torch.stack(rows).to(names.device)
+        return self._plurals
 
     def _written(self, task: str, samples: Sequence[Sample]) -> Batch:
         """What the decoder is called with: prompts and what it should say, and sounds where there are any."""
@@ -261,7 +324,7 @@ class Frambicus(Objective):
 
     def _senses(self, samples: Sequence[Sample]) -> Batch:
         """What is seen and heard of all rows."""
-        return self._seen(samples, training=False) | self._heard(samples)
+        return self._grids.of(samples, training=False) | self._heard(samples)
 
     def _heard(self, samples: Sequence[Sample]) -> Batch:
         if not any(s.has("audio") for s in samples):
@@ -269,56 +332,6 @@ class Frambicus(Objective):
         sounds = [s.sound(RATE_HZ) if s.has("audio") else None for s in samples]
         heard: Batch = self.processor.listen(sounds, RATE_HZ)
         return heard
-
-    def _seen(self, samples: Sequence[Sample], *, training: bool) -> Batch:
-        """Grids of all rows with the times of their frames."""
-        seen = self._grids(samples, training=training)
-        longest = max(len(times) for _, times in seen)
-        grids = [torch.stack([_filled(g[i].float(), longest) for g, _ in seen]) for i in range(len(seen[0][0]))]
-        times = torch.stack([_filled(t, longest) for _, t in seen])
-        lengths = torch.tensor([len(t) for _, t in seen])
-        mask = (torch.arange(longest) < lengths[:, None]).long()
-        return {"grids": grids, "frame_times_s": times, "frame_mask": mask}
-
-    def _grids(self, samples: Sequence[Sample], *, training: bool) -> list[Looked]:
-        """The tower's grids of each row's frames, [F, C, h, w] in fp16, and the frames' times [F]."""
-        kept = [None if training and self.augment else self._kept(s) for s in samples]
-        found = [_read(path) if path is not None and path.is_file() else None for path in kept]
-        missing = [i for i, looked in enumerate(found) if looked is None]
-        if missing:
-            computed = self._computed([samples[i] for i in missing], training=training)
-            for i, looked in zip(missing, computed, strict=True):
-                found[i], path = looked, kept[i]
-                if path is not None:
-                    _keep(path, looked)
-        return [looked for looked in found if looked is not None]
-
-    def _kept(self, sample: Sample) -> Path | None:
-        """Where a row's grids are kept, if its picture has a name."""
-        name = next((sample.values[n] for n in _SHOWN if isinstance(sample.values.get(n), str)), None)
-        if self._place is None or name is None:
-            return None
-        return self._place / f"{hashlib.sha256(str((sample.root / name).resolve()).encode()).hexdigest()}.npz"
-
-    def _computed(self, samples: Sequence[Sample], *, training: bool) -> list[Looked]:
-        clips = [self._frames(sample) for sample in samples]
-        if training and self.augment:
-            clips = [([self.augment.picture(f) for f in frames], times) for frames, times in clips]
-        pictures = [frame for frames, _ in clips for frame in frames]
-        looked = self.processor.look(pictures)["pixel_values"][:, 0]
-        device = next(self.model.vision.parameters()).device
-        looked = looked.to(device, memory_format=torch.channels_last)  # half the time of the other order on a CPU
-        coarse = self.options.precision == "bf16"
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=coarse):
-            grids = [grid.half().cpu() for grid in self.model.vision.grids(looked)]
-        parts = zip(*(grid.split([len(frames) for frames, _ in clips]) for grid in grids), strict=True)
-        return [(list(own), torch.from_numpy(times)) for own, (_, times) in zip(parts, clips, strict=True)]
-
-    def _frames(self, sample: Sample) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
-        if not sample.has("video"):
-            return [sample.picture()], np.zeros(1, np.float32)
-        frames, times = sample.frames(_FRAMES)
-        return list(frames), times
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         """By task, what is said to each row: texts, and boxes."""
@@ -341,7 +354,7 @@ class Frambicus(Objective):
     def _embedded(self, model: Any, samples: Sequence[Sample]) -> list[Any]:
         """The vectors of each row's picture and of its text, [2, E]."""
         asked = self.processor.write("recommend", [s.texts()[0] for s in samples])
-        image = model.embedder.of_image(*model.see(**self._seen(samples, training=False)).seen)
+        image = model.embedder.of_image(*model.see(**self._grids.of(samples, training=False)).seen)
         text = model.embed_texts(asked["input_ids"], asked["attention_mask"])
         return list(torch.stack((image, text), dim=1).cpu().numpy())
 
@@ -386,61 +399,16 @@ class Frambicus(Objective):
         self.processor.save_pretrained(directory)
 
 
-class _Watched:
-    """What one layer's cross-attention is called with, to show its first head where to look.
-
-    Whether a thing is there (is there a cup?) is told by whether its name finds itself among what was found, which
-    the answers alone did not teach in thousands of steps: a coin was as good. Shown where the same token stands, or
-    the empty place at the end where it stands nowhere, a head does it after 140 steps, and answers follow.
-    """
-
-    def __init__(self, cross: Any) -> None:
-        self._cross = cross
-        self._given: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        self._hook = self._cross.register_forward_pre_hook(self._keep, with_kwargs=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hook.remove()
-
-    def _keep(self, module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self._given = {"x": given[0], **named}
-
-    def loss(self, ids: torch.Tensor, spelled: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of where the words ids [B, S] of questions, those `asked`, look in the memory that is
-        `spelled` [B, T]; words that stand there and words that do not count alike.
-        """
-        given, cross = self._given, self._cross
-        width = cross.q_proj.out_features // cross.heads
-        query = nn.functional.linear(given["x"], cross.q_proj.weight[:width])
-        key = nn.functional.linear(given["source"], cross.k_proj.weight[:width]).index_select(0, given["rows"])
-        scores = query @ key.transpose(1, 2) * width**-0.5 + given["bias"][:, 0]
-        there = ids[:, :, None] == spelled[:, None, :]
-        lost = ~there.any(-1)
-        there[..., -1] |= lost
-        losses = -scores.float().log_softmax(-1).masked_fill(~there, -torch.inf).logsumexp(-1)
-        found = [losses[asked & lost], losses[asked & ~lost]]
-        return torch.stack([own.mean() for own in found if len(own)]).sum()
-
-
-def _read(path: Path) -> Looked:
-    kept = np.load(path)
-    return [torch.from_numpy(kept[f"g{i}"]) for i in range(len(kept.files) - 1)], torch.from_numpy(kept["times"])
-
-
-def _keep(path: Path, looked: Looked) -> None:
-    grids, times = looked
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, times=times.numpy(), **{f"g{i}": grid.numpy() for i, grid in enumerate(grids)})
-    partial.replace(path)
-
-
 def _shown_by(sample: Sample) -> str:
     """What names the picture or clip of a row; a row whose picture has no name is alone."""
-    found = next((sample.values[n] for n in _SHOWN if isinstance(sample.values.get(n), str)), sample.where)
+    found = next((sample.values[n] for n in SHOWN if isinstance(sample.values.get(n), str)), sample.where)
     return str(found)
+
+
+def _mirrored(target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The boxes of a picture's mirror image."""
+    x, *others = target["boxes"].unbind(-1)
+    return {**target, "boxes": torch.stack((1 - x, *others), dim=-1)}
 
 
 def _size_of(sample: Sample) -> tuple[int, int]:
@@ -499,9 +467,3 @@ def _shown(task: str, value: Any) -> str:
     if task != "detect":
         return value if isinstance(value, str) else " / ".join(value)
     return ", ".join(f"{b.label} {b.score:.2f}" for b in sorted(value, key=lambda b: -b.score)[:3])
-
-
-def _filled(values: torch.Tensor, length: int) -> torch.Tensor:
-    """The first axis filled up with zeros."""
-    missing = length - len(values)
-    return values if not missing else torch.cat([values, values.new_zeros(missing, *values.shape[1:])])

@@ -53,7 +53,7 @@ class Pretraining(Frambicus):
         """The inputs of every objective that these rows can teach."""
         from edgemm.export.frambicus.pretraining import random_cells
 
-        inputs: Batch = self._seen(samples, training=training)
+        inputs: Batch = self._grids.of(samples, training=training)
         # What is judged is hidden alike every time.
         generator = None if training else torch.Generator().manual_seed(self.options.seed)
         if OF_PICTURES in self.weights:
