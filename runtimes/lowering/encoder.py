@@ -93,6 +93,8 @@ def _fuse(graph: Graph, softmax: Node) -> None:
     elif _is_turn(key, [0, 1, 3, 2]):
         keys = _rows(graph, key.input[0])[0]
         inputs = [query, keys, value] if keys else [query, str(key.input[0]), str(mixed.input[1])]
+        if mask and not keys:
+            return  # keys of elsewhere, by heads: their number is not the mask's
     else:
         inputs = []
     if inputs:
