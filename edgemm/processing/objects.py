@@ -21,7 +21,8 @@ OVERLAP, OVERLAP_ALIKE = 0.5, 0.3  # intersection over union from which two find
 _MOST, _ALIKE = 8, 6  # objects, and objects of one label or labels, that are told apart; more count as so many
 _FULL = (0.3, 0.3, 0.3, 0.3, 0.25, 0.25, 0.6, 0.6)  # what counts as one whole change of each kind
 CHANGES = ("moves left", "moves right", "moves up", "moves down", "appears", "disappears", "grows", "shrinks")
-FACTS = 3 + 3 * _MOST + 4 * _ALIKE + 4 + 2 * len(CHANGES) + 1
+_CHANGED = 2 * len(CHANGES) + 1
+FACTS = 3 + 3 * _MOST + 4 * _ALIKE + 4 + _CHANGED
 """Numbers that are said of each object: see `_placed` and `_changed`."""
 
 
@@ -167,6 +168,3 @@ def _ranks(values: Floats) -> Ints:
 
 def _one_hot(values: NDArray[Any], size: int) -> Floats:
     return np.eye(size, dtype=np.float32)[np.minimum(np.asarray(values, np.int64), size - 1)]
-
-
-_CHANGED = 2 * len(CHANGES) + 1

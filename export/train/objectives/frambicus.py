@@ -207,8 +207,8 @@ class Frambicus(Objective):
         where = model.connector.tokens.where(*sight.grids[-1].shape[-2:], device)
         concepts, mask, _ = model.concepts(probabilities, shown, where, model.table, dealt)
         ranked = dealt.gather(1, model.concepts.best(probabilities, shown)[0])
-        labels = {i: spoken_name(str(name)) for i, name in model.config.vision_config.id2label.items()}
-        texts = [article(labels[i]) for i in ranked[:, 0].tolist()]
+        labels = model.config.vision_config.id2label
+        texts = [article(spoken_name(str(labels[i]))) for i in ranked[:, 0].tolist()]
         written = self.processor.write("caption", [""] * len(texts), texts)
         inputs = self._rounded({"rows": rows, "inputs": written})["inputs"]
         named = replace(sight.of(rows), concepts=concepts, concept_mask=mask)
@@ -221,7 +221,8 @@ class Frambicus(Objective):
         others = torch.randint(0, classes, (len(rows), _OTHER_TAGS), device=device)
         tags = torch.cat((ranked[:, :2].gather(1, picks), others), dim=1)
         tags = tags.gather(1, torch.rand(tags.shape, device=device).argsort(1))
-        tagged = self.processor.write("recommend", [", ".join(labels[i] for i in own) for own in tags.tolist()])
+        listed = [", ".join(spoken_name(str(labels[i])) for i in own) for own in tags.tolist()]
+        tagged = self.processor.write("recommend", listed)
         return loss + self._pairs(model, named, {n: v.to(device) for n, v in tagged.items()})
 
     def _words(self, model: Any, task: str, memory: Any, sight: Any, rows: torch.Tensor, inputs: Batch) -> torch.Tensor:

@@ -32,7 +32,6 @@ class Grids:
 
     def __init__(self, model: Any, processor: Any, options: TrainOptions) -> None:
         self._model, self._processor = model, processor
-        self._coarse = options.precision == "bf16"
         self._precision = options.precision
         self._augment = Augment(options.seed) if options.augment else None
         self._place: Path | None = None
@@ -82,7 +81,7 @@ class Grids:
         looked = self._processor.look(pictures)["pixel_values"][:, 0]
         device = next(self._model.vision.parameters()).device
         looked = looked.to(device, memory_format=torch.channels_last)  # half the time of the other order on a CPU
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self._coarse):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             grids = [grid.half().cpu() for grid in self._model.vision.grids(looked)]
         parts = zip(*(grid.split([len(frames) for frames, _ in clips]) for grid in grids), strict=True)
         return [(list(own), torch.from_numpy(times)) for own, (_, times) in zip(parts, clips, strict=True)]
