@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemm.processing.overlaps import iou
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
@@ -72,25 +74,16 @@ def _separate(logits: Floats, boxes: Floats, labels: Ints) -> Ints:
     nothing = shifted[:, -1] / shifted.sum(-1)
     order = np.argsort(nothing, kind="stable")
     order = order[nothing[order] <= 1 - SURE]
-    overlaps = _overlaps(boxes[order])
+    middle, half = boxes[order, :2], boxes[order, 2:] / 2
+    corners = np.concatenate((middle - half, middle + half), axis=1)
     alike = labels[order][:, None] == labels[order]
-    double = overlaps > np.where(alike, OVERLAP_ALIKE, OVERLAP)
+    double = iou(corners, corners) > np.where(alike, OVERLAP_ALIKE, OVERLAP)
     kept: list[int] = []
     for i in range(len(order)):
         if not double[i, kept].any():
             kept.append(i)
     chosen: Ints = order[kept].astype(np.int64)
     return chosen
-
-
-def _overlaps(boxes: Floats) -> Floats:
-    """Intersection over union of each of boxes [n, 4] with each."""
-    low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
-    sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
-    shared = sides.clip(min=0).prod(-1)
-    area = boxes[:, 2:].prod(-1)
-    result: Floats = shared / np.maximum(area[:, None] + area - shared, 1e-9)
-    return result
 
 
 def _placed(labels: Ints, boxes: Floats) -> Floats:

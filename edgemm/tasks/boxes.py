@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemm.processing.overlaps import iou
+
 Floats = NDArray[np.float64]
 
 IOUS = np.linspace(0.5, 0.95, 10)
@@ -33,16 +35,6 @@ def as_text(boxes: Sequence[Box]) -> str:
 def from_text(text: str) -> list[Box]:
     """The inverse of `as_text`."""
     return [Box(b["label"], tuple(b["box_px"]), b["score"]) for b in json.loads(text or "[]")]
-
-
-def iou(a: Floats, b: Floats) -> Floats:
-    """Intersection over union [N, M] of corners a [N, 4] and b [M, 4]."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), -1)
-    areas = [np.prod(np.clip(x[:, 2:] - x[:, :2], 0, None), -1) for x in (a, b)]
-    whole = areas[0][:, None] + areas[1][None] - shared
-    return np.where(whole > 0, shared / np.where(whole > 0, whole, 1), 0.0)
 
 
 def mean_average_precision(truth: Sequence[Sequence[Box]], found: Sequence[Sequence[Box]]) -> dict[str, float]:
