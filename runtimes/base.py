@@ -256,6 +256,16 @@ class StepFeeds:
         }
         return {k: cast_to(self._ports[k], v) for k, v in feeds.items() if k in self._ports}
 
+    def require(self, length: int) -> None:
+        """Raise InputError where there are fewer than `length` positions, or `length` is negative."""
+        if not 0 <= length <= self.length:
+            raise InputError(f"cannot truncate {self.length} positions to {length}")
+
+    def truncate(self, length: int) -> None:
+        """Forget every position from `length` on."""
+        self.require(length)
+        self.mask = self.mask[:, :length]
+
     def _rows_and_new(self, embeds: Array, mask: Array | None) -> tuple[int, int]:
         rows = self.mask.shape[0] if self.length else None
         if embeds.ndim != 3 or not embeds.shape[1] or (rows is not None and embeds.shape[0] != rows):

@@ -241,15 +241,14 @@ class OrtDecoder:
         self._past, self._feeds.mask = past, mask
 
     def truncate(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise InputError(f"cannot truncate {self.length} positions to {length}")
+        self._feeds.require(length)
         cut = {
             s.input: as_numpy(self._past[s.input]).take(range(length), axis=s.growth_axis)
             for s in self._states
             if self._past
         }
         self._past = dict(cut)
-        self._feeds.mask = self._feeds.mask[:, :length]
+        self._feeds.truncate(length)
 
     def fork(self, n: int) -> tuple[OrtDecoder, ...]:
         return tuple(self._copy() for _ in range(n))

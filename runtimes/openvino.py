@@ -371,13 +371,12 @@ class OvDecoder:
         return data.take(range(self.length), axis=state.growth_axis) if appended else data
 
     def truncate(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise InputError(f"cannot truncate {self.length} positions to {length}")
+        self._feeds.require(length)
         if length < self.length:
             for state, variable in self._variables():
                 _set_state(variable, self._held(state, variable).take(range(length), axis=state.growth_axis))
             self._beams = None
-        self._feeds.mask = self._feeds.mask[:, :length]
+        self._feeds.truncate(length)
 
     def fork(self, n: int) -> tuple[OvDecoder, ...]:
         return tuple(self._copy() for _ in range(n))

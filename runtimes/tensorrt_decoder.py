@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from edgemm.errors import InputError
 from edgemm.runtimes.base import (
     ALIGNMENT,
     Array,
@@ -101,10 +100,9 @@ class TrtDecoder:
         return empty
 
     def truncate(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise InputError(f"cannot truncate {self.length} positions to {length}")
+        self._feeds.require(length)
         self._cut(length)
-        self._feeds.mask = self._feeds.mask[:, :length]
+        self._feeds.truncate(length)
 
     def _cut(self, length: int) -> None:
         axes = {s.input: s.growth_axis for s in self._states}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgemm.errors import BundleError, EdgemmError
 from edgemm.runtimes.base import StatePort
-from edgemm.runtimes.lowering import fixed_state, onnxruntime_decoder
+from edgemm.runtimes.lowering import fixed_state
 from edgemm.runtimes.lowering.graph import Unrecognised
 from edgemm.runtimes.lowering.lints import findings
 from edgemm.runtimes.lowering.pairing import SPARE, Arrays, in_pairs
@@ -104,7 +104,7 @@ def _over_buffers(job: Job) -> tuple[Job, list[str]]:
         return job, [f"its state grows with every token: {reason}"]
     folder = Path(job.scratch) / "fixed"
     folder.mkdir()
-    path = onnxruntime_decoder.save(graph, folder, Path(job.graph).stem)
+    path = graph.save(folder, Path(job.graph).stem)
     fixed = replace(job, graph=str(path), profile=job.fixed, checks=checks(job.fixed))
     sessions = (_session(Path(job.graph)), _session(path))
     likeness = min((_buffered_likeness(*sessions, states, shapes) for shapes in job.checks), default=1.0)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from edgemm.processing.overlaps import iou
 from edgemm.results import DetectedObject
 
 Box = tuple[float, float, float, float]
@@ -49,11 +52,14 @@ class Tracker:
 
     def _pairs(self, objects: Sequence[DetectedObject]) -> list[tuple[float, int, _Track]]:
         """Every object and track that may be one, largest overlap first; ties by order and age."""
+        if not objects or not self._tracks:
+            return []
+        overlaps = iou(*(np.array([of.box_px for of in boxes]) for boxes in (objects, self._tracks)))
         pairs = [
-            (overlap, index, track)
+            (float(overlaps[index, number]), index, track)
             for index, item in enumerate(objects)
-            for track in self._tracks
-            if track.label == item.label and (overlap := iou(item.box_px, track.box_px)) >= self._least_iou
+            for number, track in enumerate(self._tracks)
+            if track.label == item.label and overlaps[index, number] >= self._least_iou
         ]
         return sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2].id))
 
@@ -64,16 +70,3 @@ class Tracker:
             self._tracks.append(track)
         track.box_px = item.box_px
         return track.id
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes x0, y0, x1, y1; 0 where both are empty."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0.0, width) * max(0.0, height)
-    whole = _area(a) + _area(b) - shared
-    return shared / whole if whole > 0 else 0.0
-
-
-def _area(box: Box) -> float:
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.errors import EdgemmError, InputError
+from edgemm.errors import EdgemmError
 from edgemm.runtimes.base import (
     Array,
     SessionOptions,
@@ -187,14 +187,12 @@ class BoundDecoder:
         return portable
 
     def truncate(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise InputError(f"cannot truncate {self.length} positions to {length}")
+        if self._portable and length:
+            self._portable.truncate(length)
+            return
+        self._feeds.truncate(length)
         if length == 0:
             self.reset()
-        elif self._portable:
-            self._portable.truncate(length)
-        else:
-            self._feeds.mask = self._feeds.mask[:, :length]
 
     def fork(self, n: int) -> tuple[BoundDecoder, ...]:
         return tuple(self._copy() for _ in range(n))

@@ -120,13 +120,11 @@ def _whole(target: Path) -> bool:
 
 def _make(target: Path, name: str, make: Callable[[], Graph]) -> None:
     """Lower beside `target` and rename. Another process may do the same meanwhile: either result will do."""
-    from edgemm.runtimes.lowering.onnxruntime_decoder import save
-
     graph = make()
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
-        save(graph, partial, name)
+        graph.save(partial, name)
         listing = {p.name: sha256_of(p) for p in sorted(partial.iterdir())}
         (partial / _LISTING).write_text(json.dumps(listing))
         shutil.rmtree(target, ignore_errors=True)

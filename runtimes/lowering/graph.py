@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ Node = Any
 
 MICROSOFT = "com.microsoft"
 _SMALL = 4096
+_INLINE_BYTES = 1024
+_ALIGN_BYTES = 4096
 
 
 class Unrecognised(Exception):
@@ -136,6 +138,45 @@ class Graph:
         self.prune()
         self.weights = {k: w for k, w in self.weights.items() if self.users(k)}
         self.inputs = {k: v for k, v in self.inputs.items() if self.users(k)}
+
+    def save(self, directory: Path, name: str = "decoder") -> Path:
+        """Write it and its weights to `directory`; return the graph's file."""
+        from onnx import helper, numpy_helper
+
+        path, data = directory / f"{name}.onnx", f"{name}.data"
+        initializers = []
+        with (directory / data).open("wb") as file:
+            for key, weight in self.weights.items():
+                if weight.bytes < _INLINE_BYTES:
+                    initializers.append(numpy_helper.from_array(np.asarray(weight.load()), key))
+                else:
+                    initializers.append(_stream(key, weight, file, data))
+        inputs, outputs = list(self.inputs.values()), list(self.outputs.values())
+        made = helper.make_graph(self.nodes, name, inputs, outputs, initializers)
+        versions = {o.domain: o.version for o in self.model.opset_import} | {MICROSOFT: 1}
+        opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+        model = helper.make_model(made, opset_imports=opsets, ir_version=self.model.ir_version)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return path
+
+
+def _stream(name: str, weight: Weight, file: BinaryIO, location: str) -> Any:
+    """Append a weight to `file`; return the tensor that points there."""
+    from onnx import TensorProto, helper
+
+    start = -(-file.tell() // _ALIGN_BYTES) * _ALIGN_BYTES
+    file.seek(start)
+    array = np.ascontiguousarray(weight.load())
+    if array.dtype != weight.dtype or array.shape != weight.shape:
+        raise AssertionError(f"{name}: {array.dtype} {array.shape} is not {weight.dtype} {weight.shape}")
+    if array.dtype.name == "int4":
+        array = packed(array)
+    array.tofile(file)
+    tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(weight.dtype), dims=weight.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", start), ("length", array.nbytes)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
 
 
 def _weight(tensor: Any, directory: Path) -> Weight:

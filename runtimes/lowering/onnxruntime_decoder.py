@@ -9,18 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from edgemm.runtimes.base import StatePort
 from edgemm.runtimes.lowering import fusions
 from edgemm.runtimes.lowering.attention import group_query_attention
-from edgemm.runtimes.lowering.graph import MICROSOFT, Graph, Unrecognised, packed
+from edgemm.runtimes.lowering.graph import Graph, Unrecognised
 from edgemm.runtimes.lowering.linear import quantized_products
-
-_INLINE_BYTES = 1024
-_ALIGN_BYTES = 4096
 
 
 def lower(path: Path, states: Sequence[StatePort], capacity: int) -> Graph:
@@ -56,43 +50,3 @@ def _require_plain(graph: Graph) -> None:
         raise Unrecognised("a graph without logits_indices or logits")
     if not graph.outputs["logits"].type.tensor_type.shape.dim[2].dim_value:
         raise Unrecognised("logits of no fixed width")
-
-
-def save(graph: Graph, directory: Path, name: str = "decoder") -> Path:
-    """Write `graph` and its weights to `directory`; return the graph's file."""
-    from onnx import helper, numpy_helper
-
-    path, data = directory / f"{name}.onnx", f"{name}.data"
-    initializers = []
-    with (directory / data).open("wb") as file:
-        for key, weight in graph.weights.items():
-            if weight.bytes < _INLINE_BYTES:
-                initializers.append(numpy_helper.from_array(np.asarray(weight.load()), key))
-            else:
-                initializers.append(_stream(key, weight, file, data))
-    nodes = graph.nodes
-    made = helper.make_graph(nodes, name, list(graph.inputs.values()), list(graph.outputs.values()), initializers)
-    versions = {o.domain: o.version for o in graph.model.opset_import} | {MICROSOFT: 1}
-    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
-    model = helper.make_model(made, opset_imports=opsets, ir_version=graph.model.ir_version)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    return path
-
-
-def _stream(name: str, weight: Any, file: Any, location: str) -> Any:
-    """Append a weight to `file`; return the tensor that points there."""
-    from onnx import TensorProto, helper
-
-    start = -(-file.tell() // _ALIGN_BYTES) * _ALIGN_BYTES
-    file.seek(start)
-    array = np.ascontiguousarray(weight.load())
-    if array.dtype != weight.dtype or array.shape != weight.shape:
-        raise AssertionError(f"{name}: {array.dtype} {array.shape} is not {weight.dtype} {weight.shape}")
-    if array.dtype.name == "int4":
-        array = packed(array)
-    array.tofile(file)
-    tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(weight.dtype), dims=weight.shape)
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", start), ("length", array.nbytes)):
-        tensor.external_data.add(key=key, value=str(value))
-    return tensor

@@ -17,7 +17,7 @@ from edgemm.live.options import StreamOptions
 from edgemm.live.overlay import Overlay, Results
 from edgemm.live.pipeline import Pipeline
 from edgemm.live.sinks.text import TextSink
-from edgemm.live.tracking import Tracker, iou
+from edgemm.live.tracking import Tracker
 from edgemm.results import DetectedObject, Detections, Label
 from tests.live.live_fakes import FakeModel, KeepSink
 
@@ -40,13 +40,6 @@ class BarModel(FakeModel):
 
 def box(x, y, side=20, label="cup", score=0.9):
     return DetectedObject(label, score, (float(x), float(y), float(x + side), float(y + side)))
-
-
-def test_overlap():
-    assert iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
-    assert iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
-    assert iou((0, 0, 10, 10), (10, 0, 20, 10)) == 0
-    assert iou((5, 5, 5, 5), (5, 5, 5, 5)) == 0
 
 
 def test_objects_keep_their_numbers_while_they_move_and_change_places():

@@ -28,7 +28,6 @@ from edgemm.runtimes.base import SessionOptions, StatePort
 from edgemm.runtimes.engines import Note
 from edgemm.runtimes.lowering import fixed_state
 from edgemm.runtimes.lowering.graph import Unrecognised
-from edgemm.runtimes.lowering.onnxruntime_decoder import save
 from tests.export.exported import RUNTIMES
 from tests.runtimes.pretend_device import PretendDevice, move
 
@@ -348,7 +347,7 @@ class Loader:
         with pretending(target=self._target), tempfile.TemporaryDirectory() as folder:
             if self._buffers:
                 with suppress(Unrecognised):
-                    path = save(fixed_state.lower(path, states, capacity), Path(folder))
+                    path = fixed_state.lower(path, states, capacity).save(Path(folder))
             engine = write_engine(Path(folder), path, target=self._target)
             return tensorrt.load_decoder(engine, states, capacity, options)
 

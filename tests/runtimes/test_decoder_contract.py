@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +11,7 @@ from onnx import TensorProto, helper
 from edgemm.errors import ContextFull, InputError
 from edgemm.runtimes.base import StatePort, state_port
 from tests.export.exported import EXACT, exported, plan
+from tests.runtimes.cancelling import cancelled
 from tests.runtimes.pretend_gpu import CONTRACT, PRETENDED, module
 
 TOLERANCE = 1e-4
@@ -281,10 +280,7 @@ def test_cancel_keeps_the_state(runtime, tmp_path):
     first, tail = (rng.normal(0, 1, (1, n, 256)).astype(np.float32) for n in (5, 2))
     for decoder in (one, other):
         decoder.prefill(first)
-    canceller = threading.Timer(0.3, one.cancel)
-    canceller.start()
-    with pytest.raises(InputError, match="could not run"):
+    with cancelled(one), pytest.raises(InputError, match="could not run"):
         one.prefill(np.ones((1, 6_000 if runtime in PRETENDED else 40_000, 256), np.float32))
-    canceller.join()
     assert one.length == 5
     close(one.prefill(tail), other.prefill(tail))

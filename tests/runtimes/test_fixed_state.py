@@ -15,7 +15,6 @@ from edgemm.runtimes.base import StatePort
 from edgemm.runtimes.engines import fixed_profile, profile
 from edgemm.runtimes.lowering.fixed_state import PLACES, lower
 from edgemm.runtimes.lowering.graph import Unrecognised
-from edgemm.runtimes.lowering.onnxruntime_decoder import save
 from edgemm.runtimes.tensorrt_decoder import FixedDecoder
 from tests.export.exported import EXACT, exported
 from tests.runtimes.lowering_decoders import KINDS, decoder, written
@@ -65,7 +64,7 @@ def _buffered(feeds: dict[str, Any], past: int, new: int, buffer: int) -> dict[s
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_equals_the_growing_decoder(kind: str, precision: str, tmp_path: Path) -> None:
     path, states = written(kind, precision)
-    growing, fixed = _session(path), _session(save(lower(path, states, CAPACITY), tmp_path))
+    growing, fixed = _session(path), _session(lower(path, states, CAPACITY).save(tmp_path))
     names = [o.name for o in growing.get_outputs()]
     for past, new, buffer, batch in ((0, 1, 1, 1), (0, 7, 16, 3), (4, 5, 9, 2), (31, 1, 64, 1), (63, 1, 64, 2)):
         feeds = _feeds(growing, past, new, batch)
@@ -97,7 +96,7 @@ class Opened:
 
     def __init__(self, path: Path, folder: Path, states: tuple[StatePort, ...]) -> None:
         self.device = PretendDevice()
-        graph = save(lower(path, states, CAPACITY), folder)
+        graph = lower(path, states, CAPACITY).save(folder)
         with pretending(self.device, target="tensorrt"):
             engine = write_engine(folder, graph, target="tensorrt")
             self.decoder = tensorrt.load_decoder(engine, states, CAPACITY, EXACT)

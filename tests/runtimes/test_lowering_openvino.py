@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +10,7 @@ from edgemm.errors import InputError
 from edgemm.runtimes import onnxruntime, openvino
 from edgemm.runtimes.base import SessionOptions
 from tests.export.exported import EXACT
+from tests.runtimes.cancelling import cancelled
 from tests.runtimes.lowering_decoders import KINDS, written
 from tests.runtimes.test_decoder_contract import (
     CAPACITY,
@@ -150,11 +149,8 @@ def test_a_cancelled_call_leaves_the_state():
     lowered = load(EXACT, capacity=1 << 20)
     lowered.prefill(first)
     lowered.reorder(np.array([1, 0]))
-    canceller = threading.Timer(0.1, lowered.cancel)
-    canceller.start()
-    with pytest.raises(InputError, match="could not run"):
+    with cancelled(lowered), pytest.raises(InputError, match="could not run"):
         lowered.prefill(np.ones((2, 6_000, 128), np.float32))
-    canceller.join()
     assert lowered.length == 5
     whole = np.concatenate([first[::-1], tail], 1)
     close(lowered.prefill(tail), Tiny().logits(whole, {})[:, -1:])
