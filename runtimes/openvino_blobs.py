@@ -147,7 +147,7 @@ def read_or_compile(core: Any, key: Key, config: Mapping[str, Any], compile_it: 
     if known is not None:
         path, note = known
         try:
-            blob = Blob(core.import_model(_stream(path), key.device, dict(config)), "".join(note.warnings))
+            blob = Blob(core.import_model(_tensor(path), key.device, dict(config)), "".join(note.warnings))
             _touch(path)
             return blob
         except (OSError, RuntimeError):
@@ -169,10 +169,15 @@ def _in_bundle(path: Path) -> bool:
     return (path.parent.parent / MANIFEST_NAME).is_file()
 
 
-def _stream(path: Path) -> Any:
-    import io
+def _tensor(path: Path) -> Any:
+    """A file in memory that OpenVINO owns: a model's weights stay there, where it would copy those of a stream twice."""
+    from openvino import Shape, Tensor, Type
 
-    return io.BytesIO(path.read_bytes())
+    tensor = Tensor(Type.u8, Shape([path.stat().st_size]))
+    with path.open("rb") as file:
+        if file.readinto(memoryview(tensor.data)) != tensor.byte_size:
+            raise OSError(f"{path} became shorter while it was read")
+    return tensor
 
 
 def _touch(path: Path) -> None:
