@@ -1,8 +1,10 @@
 """What a trained Frambicus is worth: every figure of its model card.
 
     python benchmarks/frambicus.py CHECKPOINT --data data --photos photos -o figures.json
+    python benchmarks/frambicus.py edgemm/default/bundle --data data -o int8.json
 
-`--data` is what `samples/recipes/frambicus_data.py` wrote, `--photos` what `samples/recipes/photos.py` did.
+`--data` is what `samples/recipes/frambicus_data.py` wrote, `--photos` what `samples/recipes/photos.py` did. Of a bundle
+is measured what a device asks of it, by `edgemm.load`, without photographs and recommendation.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+import edgemm
+from edgemm.bundle.manifest import MANIFEST_NAME
 from edgemm.export.frambicus import (
     FrambicusForDetection,
     FrambicusForQuestionAnswering,
@@ -29,6 +34,7 @@ from edgemm.export.frambicus import (
 from edgemm.export.frambicus.scenes import ScenesConfig
 from edgemm.export.frambicus.scenes.words import plural
 from edgemm.processing.audio import load_audio
+from edgemm.processing.image import to_rgb
 from edgemm.processing.media import iter_video
 from edgemm.tasks.boxes import Box, mean_average_precision
 from edgemm.tasks.scoring import measured
@@ -86,6 +92,41 @@ class Model:
                     named = [Box(labels[i], tuple(box), score) for i, box, score in rows]
                     yield named, [Box("thing", tuple(box), score) for box, score in there]
 
+    def hear(self, samples: NDArray[np.float32], rate_hz: int) -> str:
+        """The transcript."""
+        given = self.processor.listen([samples], rate_hz)
+        ids = FrambicusForSpeechRecognition.generate(self.model, given["input_values"])
+        return self.processor.batch_decode(ids, skip_special_tokens=True)[0]
+
+
+class Bundle:
+    """A bundle, as a device runs it."""
+
+    def __init__(self, path: Path) -> None:
+        self.model = edgemm.load(path)
+
+    def write(self, task: str, images: Sequence[Any], texts: Sequence[str], times_s: Any = None) -> list[str]:
+        """See `Model.write`."""
+        ways = {
+            "caption": lambda image, _: self.model.caption(image, max_new_tokens=48),
+            "answer": lambda image, text: self.model.answer(image, text, max_new_tokens=48),
+            "describe": lambda frames, _: self.model.describe(frames, times_s, max_new_tokens=48),
+        }
+        return [ways[task](image, text).text for image, text in zip(images, texts, strict=True)]
+
+    def find(self, images: Sequence[Any]) -> Iterator[tuple[list[Box], list[Box]]]:
+        """See `Model.find`; one object has one box, and whether it is there is the score of its best name."""
+        for image in images:
+            height, width = to_rgb(image).shape[:2]
+            found = self.model.detect(image, score_min=0.0).objects
+            corners = [tuple(np.array(of.box_px) / (width, height, width, height)) for of in found]
+            named = [Box(of.label, box, of.score) for of, box in zip(found, corners, strict=True)]
+            yield named, [Box("thing", box, of.score) for of, box in zip(found, corners, strict=True)]
+
+    def hear(self, samples: NDArray[np.float32], rate_hz: int) -> str:
+        """See `Model.hear`."""
+        return self.model.transcribe(samples, sample_rate_hz=rate_hz).text
+
 
 def rows_of(folder: Path) -> list[Row]:
     """The rows of a data set, media as paths."""
@@ -105,7 +146,7 @@ def nouns_in(text: str, known: Iterable[str]) -> set[str]:
     return found
 
 
-def captions(model: Model, rows: Sequence[Row], known: Sequence[str]) -> dict[str, float]:
+def captions(model: Model | Bundle, rows: Sequence[Row], known: Sequence[str]) -> dict[str, float]:
     """Recall and precision of named objects, CIDEr and BLEU-4, in percent."""
     said = model.write("caption", [r["image"] for r in rows], [""] * len(rows))
     there = [set(r["objects"]["category"]) for r in rows]
@@ -119,7 +160,7 @@ def captions(model: Model, rows: Sequence[Row], known: Sequence[str]) -> dict[st
     }
 
 
-def answers(model: Model, rows: Sequence[Row]) -> dict[str, float]:
+def answers(model: Model | Bundle, rows: Sequence[Row]) -> dict[str, float]:
     """Exact answers in percent, by kind of question."""
     said = model.write("answer", [r["image"] for r in rows], [r["question"] for r in rows])
     right: dict[str, list[bool]] = defaultdict(list)
@@ -130,7 +171,7 @@ def answers(model: Model, rows: Sequence[Row]) -> dict[str, float]:
     return {kind: 100 * sum(own) / len(own) for kind, own in sorted(right.items())}
 
 
-def boxes(model: Model, rows: Sequence[Row], size_px: int) -> dict[str, float]:
+def boxes(model: Model | Bundle, rows: Sequence[Row], size_px: int) -> dict[str, float]:
     """mAP at an IoU of 0.5 by class, and over all classes as one, in percent."""
     truth = [
         [
@@ -147,7 +188,7 @@ def boxes(model: Model, rows: Sequence[Row], size_px: int) -> dict[str, float]:
     }
 
 
-def clips(model: Model, rows: Sequence[Row]) -> dict[str, float]:
+def clips(model: Model | Bundle, rows: Sequence[Row]) -> dict[str, float]:
     """Exact sentences, and the right happening whoever does it, in percent."""
     said = []
     for row in rows:
@@ -193,14 +234,9 @@ def _has(text: str, word: str) -> bool:
     return re.search(rf"\b{re.escape(word)}(s|es)?\b", text) is not None
 
 
-def spoken(model: Model, rows: Sequence[Row]) -> dict[str, Any]:
+def spoken(model: Model | Bundle, rows: Sequence[Row]) -> dict[str, Any]:
     """Exact answers in percent to questions that are transcribed first, and to the same ones typed."""
-    heard = []
-    for row in rows:
-        samples, rate_hz = load_audio(Path(row["audio"]))
-        given = model.processor.listen([samples], rate_hz)
-        ids = FrambicusForSpeechRecognition.generate(model.model, given["input_values"])
-        heard.append(asked_as_typed(model.processor.batch_decode(ids, skip_special_tokens=True)[0]))
+    heard = [asked_as_typed(model.hear(*load_audio(Path(row["audio"])))) for row in rows]
     pictures = [r["image"] for r in rows]
     found = {"spoken": model.write("answer", pictures, heard)}
     found["typed"] = model.write("answer", pictures, [r["question"] for r in rows])
@@ -256,14 +292,18 @@ def _ranked(scores: torch.Tensor, name: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, help="or a bundle")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--photos", type=Path)
     parser.add_argument("--listed", type=Path, default=Path("samples/photos.txt"))
     parser.add_argument("--limit", type=int, default=0, help="so many rows of each data set; 0: all")
     parser.add_argument("-o", "--output", type=Path, default=Path("figures.json"))
     options = parser.parse_args()
-    model, limit, data = Model(options.checkpoint), options.limit or None, options.data
+    whole = not (options.checkpoint / MANIFEST_NAME).is_file()
+    if whole and options.photos is None:
+        parser.error("a checkpoint is judged by photographs, too: --photos")
+    model = Model(options.checkpoint) if whole else Bundle(options.checkpoint)
+    limit, data = options.limit or None, options.data
     figures: dict[str, Any] = {"scenes_sha256": ScenesConfig().sha256}
     for split in ("test", "unseen"):
         rows = rows_of(data / "scenes" / split)
@@ -274,8 +314,9 @@ def main() -> None:
             "boxes": boxes(model, pictured, ScenesConfig().size_px),
         }
         _tell(split, figures[split])
-    figures["photos"] = photos(model, options.photos, options.listed)
-    _tell("photos", figures["photos"])
+    if isinstance(model, Model):
+        figures["photos"] = photos(model, options.photos, options.listed)
+        _tell("photos", figures["photos"])
     figures["clips"] = clips(model, rows_of(data / "clips" / "test")[:limit])
     _tell("clips", figures["clips"])
     asked = [r for r in rows_of(data / "scenes" / "test") if "question" in r][:limit]
@@ -285,8 +326,9 @@ def main() -> None:
     _tell("easy-VQA", figures["easy_vqa"])
     figures["spoken"] = spoken(model, rows_of(data / "easy-vqa" / "spoken")[:limit])
     _tell("spoken", figures["spoken"])
-    figures["recommendation"] = recommendation(model, rows_of(data / "catalogue" / "unseen"))
-    _tell("recommendation", figures["recommendation"])
+    if isinstance(model, Model):
+        figures["recommendation"] = recommendation(model, rows_of(data / "catalogue" / "unseen"))
+        _tell("recommendation", figures["recommendation"])
     options.output.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
 
 

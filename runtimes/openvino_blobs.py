@@ -170,7 +170,7 @@ def _in_bundle(path: Path) -> bool:
 
 
 def _tensor(path: Path) -> Any:
-    """A file in memory that OpenVINO owns: a model's weights stay there, where it would copy those of a stream twice."""
+    """A file in memory that OpenVINO owns and leaves weights in. Those of a stream are copied twice."""
     from openvino import Shape, Tensor, Type
 
     tensor = Tensor(Type.u8, Shape([path.stat().st_size]))

@@ -2,16 +2,18 @@
 
 * `/<source>` pictures: `foxglove.CompressedVideo` (H.264 or H.265, Annex B, one picture a
   message) or `foxglove.CompressedImage` (JPEG, PNG); sound: `foxglove.RawAudio` (`pcm-s16`, mono);
+* `/<source>/objects`: `foxglove.ImageAnnotations`, what was found in a picture, and `/said`: `foxglove.Log`, texts;
 * `/events`: `edgemm.Event`, the object of `run --json`;
 * `/<source>/frames`, of a run: `edgemm.Frame`, what became of each captured frame.
 
-Messages of a run have more fields, which replay goes by: a packet its `packet` number, `part` (how often its source
-was opened), `key` and `low_delay`; a picture without packets its `frame` id; sound its exact `t_start_s` and `gap_s`.
+Messages of a run have more fields (`edgemm.live.foxglove`), which replay goes by: a packet its `packet` number, `part`
+(how often its source was opened), `key` and `low_delay`; a picture without packets its `frame` id; sound its exact
+`t_start_s` and `gap_s`.
 A frame names its `packet` (and the quarter `turns` after decoding), its exact times, the `outcome` ("processed" or why
 it was dropped), and, where something looked at it, `tasks`, `questions` and `t_s`.
 
-Messages are JSON (schemas as jsonschema) with base64 data; chunks are compressed with zstd, which
-takes base64's third back. `publish_time` is when the picture or the first sample was captured;
+Foxglove's messages are protobuf, ours JSON; chunks are compressed with zstd. JSON with base64 data, which other
+programs write, is read, too. `publish_time` is when the picture or the first sample was captured;
 `log_time` is the same but in decoding order. The metadata record `edgemm` has `start_ns`, the
 moment that is media time 0, and of a run `wall_offset_s`. A chunk is written to the disk at least
 every half second, so a kill loses less than a second; `read_messages` reads whatever is whole of a
@@ -25,7 +27,7 @@ import json
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,46 +36,43 @@ from typing import IO, Any
 import numpy as np
 
 from edgemm.errors import SourceError, StorageError
+from edgemm.live.foxglove import (
+    ANNOTATIONS,
+    AUDIO,
+    IMAGE,
+    LOG,
+    SCHEMAS,
+    VIDEO,
+    boxes_shown,
+    decode,
+    encode,
+    schema_data,
+)
 from edgemm.live.frames import AudioBlock, Frame, FrameOutcome, Look, Packet
 
 FLUSH_EVERY_S = 0.5
+CHUNK_BYTES = 1 << 18  # where a disk is full, a chunk is lost
 JPEG_QUALITY = 95
 MAX_RECORD_BYTES = 1 << 30
-VIDEO, IMAGE, AUDIO = "foxglove.CompressedVideo", "foxglove.CompressedImage", "foxglove.RawAudio"
 EVENT, FRAME = "edgemm.Event", "edgemm.Frame"
 PICTURES = (VIDEO, IMAGE)
+_INFO, _ERROR = 2, 4  # of foxglove.Log.Level
 
-_TIME = {"type": "object", "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}}}
-_DATA = {"type": "string", "contentEncoding": "base64"}
-_STRING, _INTEGER = {"type": "string"}, {"type": "integer"}
-_COMPRESSED = {"timestamp": _TIME, "frame_id": _STRING, "data": _DATA, "format": _STRING}
 _FIELDS: dict[str, dict[str, Any]] = {
-    VIDEO: _COMPRESSED,
-    IMAGE: _COMPRESSED,
-    AUDIO: {
-        "timestamp": _TIME,
-        "data": _DATA,
-        "format": _STRING,
-        "sample_rate": _INTEGER,
-        "number_of_channels": _INTEGER,
-    },
     EVENT: {},
-    FRAME: {"frame": _INTEGER, "outcome": _STRING, "t_capture_s": {"type": "number"}},
+    FRAME: {"frame": {"type": "integer"}, "outcome": {"type": "string"}, "t_capture_s": {"type": "number"}},
 }
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message of a recording. `t_media_s` counts from the start of the recording."""
+    """A message of a recording. `t_media_s` counts from the start of the recording; `data` is a picture or sound."""
 
     topic: str
     schema: str
     t_media_s: float
     body: dict[str, Any]
-
-    def data(self) -> bytes:
-        """The picture's or the sound's bytes."""
-        return base64.b64decode(self.body["data"])
+    data: bytes = b""
 
 
 class McapRecorder:
@@ -97,7 +96,7 @@ class McapRecorder:
             self._file: IO[bytes] = self.path.open("wb")
         except OSError as error:
             raise self._storage_error(error) from error
-        self._writer = Writer(self._file, compression=CompressionType.ZSTD)
+        self._writer = Writer(self._file, compression=CompressionType.ZSTD, chunk_size=CHUNK_BYTES)
         self._guard(lambda: self._begin(start_s, run))
 
     def write_picture(
@@ -105,8 +104,8 @@ class McapRecorder:
     ) -> None:
         """An encoded picture. `codec` is jpeg, png, h264 or h265; `order_s` its place in decoding
         order where that is not the order of the times; `more` are fields of a run's recording."""
-        body = {"frame_id": source, "data": base64.b64encode(data).decode(), "format": codec, **more}
-        self._write(source, IMAGE if codec in ("jpeg", "png") else VIDEO, body, t_s, order_s)
+        schema = IMAGE if codec in ("jpeg", "png") else VIDEO
+        self._show(source, schema, {"frame_id": source, "data": data, "format": codec}, t_s, order_s=order_s, own=more)
 
     def write_frame(self, frame: Frame) -> None:
         """A picture that the source gave as pixels: as it is (PNG) where something looked at it, else as JPEG of
@@ -132,26 +131,28 @@ class McapRecorder:
         }
         if outcome.look is not None:
             body |= asdict(outcome.look)
-        self._write(f"{outcome.source}/frames", FRAME, body, outcome.t_capture_s, None)
+        self._tell(f"{outcome.source}/frames", FRAME, body, outcome.t_capture_s)
 
     def write_audio(self, block: AudioBlock) -> None:
         """A block of sound as 16 bit integers."""
         pcm = np.clip(np.rint(block.samples * 32768), -32768, 32767).astype("<i2")
-        body = {
-            "data": base64.b64encode(pcm.tobytes()).decode(),
-            "format": "pcm-s16",
-            "sample_rate": block.sample_rate_hz,
-            "number_of_channels": 1,
-            "t_start_s": block.t_start_s,
-            "gap_s": block.gap_s,
-            "muted": block.muted,
-            "split": block.split,
-        }
-        self._write(block.source, AUDIO, body, block.t_start_s, None)
+        fields = {"data": pcm.tobytes(), "format": "pcm-s16", "number_of_channels": 1}
+        own = {"t_start_s": block.t_start_s, "gap_s": block.gap_s, "muted": block.muted, "split": block.split}
+        self._show(block.source, AUDIO, fields | {"sample_rate": block.sample_rate_hz}, block.t_start_s, own=own)
 
     def write_event(self, event: dict[str, Any], t_s: float) -> None:
         """An event as `run --json` prints it."""
-        self._write("events", EVENT, event, t_s, None)
+        self._tell("events", EVENT, event, t_s)
+
+    def write_text(self, text: str, kind: str, t_s: float, *, error: bool = False) -> None:
+        """A text that was said, for those who look at the recording; `kind` says what it is."""
+        self._show("said", LOG, {"level": _ERROR if error else _INFO, "message": text, "name": kind}, t_s)
+
+    def write_boxes(
+        self, source: str, objects: Sequence[tuple[str, tuple[float, float, float, float]]], t_s: float
+    ) -> None:
+        """Names and boxes (x0, y0, x1, y1 in pixels of the recorded picture) of what was found at `t_s`."""
+        self._show(f"{source}/objects", ANNOTATIONS, boxes_shown(objects, self._to_ns(t_s)), t_s)
 
     def close(self) -> None:
         """Writes the index and closes the file. Raises StorageError."""
@@ -163,14 +164,24 @@ class McapRecorder:
         finally:
             self._drop_file()
 
-    def _write(self, source: str, schema: str, body: dict[str, Any], t_s: float, order_s: float | None) -> None:
+    def _show(
+        self,
+        topic: str,
+        schema: str,
+        fields: dict[str, Any],
+        t_s: float,
+        *,
+        order_s: float | None = None,
+        own: dict[str, Any] | None = None,
+    ) -> None:
         t_ns = self._to_ns(t_s)
-        if schema not in (EVENT, FRAME):
-            stamp = {"sec": t_ns // 1_000_000_000, "nsec": t_ns % 1_000_000_000}
-            body = {"timestamp": stamp, **body}
-        data = json.dumps(body).encode()
         log_ns = t_ns if order_s is None else self._to_ns(order_s)
-        self._guard(lambda: self._add(source, schema, data, t_ns, log_ns))
+        data = encode(schema, t_ns, fields, own or {})
+        self._guard(lambda: self._add(topic, schema, data, t_ns, log_ns))
+
+    def _tell(self, topic: str, schema: str, body: dict[str, Any], t_s: float) -> None:
+        t_ns, data = self._to_ns(t_s), json.dumps(body).encode()
+        self._guard(lambda: self._add(topic, schema, data, t_ns, t_ns))
 
     def _add(self, source: str, schema: str, data: bytes, t_ns: int, log_ns: int) -> None:
         channel = self._channel(f"/{source}", schema)
@@ -182,15 +193,19 @@ class McapRecorder:
     def _channel(self, topic: str, schema: str) -> int:
         key = (topic, schema)
         if key not in self._channels:
-            text = {"title": schema, "type": "object", "properties": _FIELDS[schema]}
-            number = self._writer.register_schema(schema, "jsonschema", json.dumps(text).encode())
-            self._channels[key] = self._writer.register_channel(topic, "json", number)
+            if schema in SCHEMAS:
+                form, encoding, described = "protobuf", "protobuf", schema_data(schema)
+            else:
+                text = {"title": schema, "type": "object", "properties": _FIELDS[schema]}
+                form, encoding, described = "jsonschema", "json", json.dumps(text).encode()
+            number = self._writer.register_schema(schema, form, described)
+            self._channels[key] = self._writer.register_channel(topic, encoding, number)
         return self._channels[key]
 
     def _begin(self, start_s: float, run: bool) -> None:
         self._writer.start(profile="", library="edgemm")
         start_ns = self._to_ns(start_s)
-        about = {"format": "1", "start_ns": str(start_ns)}
+        about = {"format": "2", "start_ns": str(start_ns)}
         if run:
             about["wall_offset_s"] = repr(self._wall_offset_s)
         self._writer.add_metadata("edgemm", about)
@@ -289,7 +304,7 @@ def read_messages(path: str | Path, schemas: tuple[str, ...]) -> Iterator[Messag
     """The messages of these schemas in the order in which they were written.
 
     A file that was torn by a kill or a full disk ends with its last whole chunk.
-    Raises SourceError where the file is missing or no MCAP file.
+    Raises SourceError where the file is missing or no MCAP file, or a message is not what it says.
     """
     with _opened(path) as stream:
         yield from _parse(_whole_records(stream), schemas)
@@ -325,19 +340,30 @@ def _parse(records: Iterator[Any], schemas: tuple[str, ...]) -> Iterator[Message
     from mcap import records as kinds
 
     names: dict[int, str] = {}
-    channels: dict[int, tuple[str, str]] = {}
+    channels: dict[int, tuple[str, str, str]] = {}
     start_ns: int | None = None
     for record in records:
         if isinstance(record, kinds.Schema):
             names[record.id] = record.name
         elif isinstance(record, kinds.Channel):
-            if record.message_encoding == "json":
-                channels[record.id] = (record.topic, names.get(record.schema_id, ""))
+            channels[record.id] = (record.topic, names.get(record.schema_id, ""), record.message_encoding)
         elif isinstance(record, kinds.Metadata) and record.name == "edgemm":
             start_ns = int(record.metadata["start_ns"])
         elif isinstance(record, kinds.Message):
-            topic, schema = channels.get(record.channel_id, ("", ""))
+            topic, schema, encoding = channels.get(record.channel_id, ("", "", ""))
             start_ns = record.log_time if start_ns is None else start_ns
-            if schema in schemas:
+            if schema in schemas and encoding in _READERS:
                 t_media_s = (record.publish_time - start_ns) / 1e9
-                yield Message(topic, schema, t_media_s, json.loads(record.data))
+                try:
+                    body, data = _READERS[encoding](schema, record.data)
+                except ValueError as error:
+                    raise SourceError(f"a message on {topic} is no {schema}: {error}") from error
+                yield Message(topic, schema, t_media_s, body, data)
+
+
+def _read_json(_: str, data: bytes) -> tuple[dict[str, Any], bytes]:
+    body = json.loads(data)
+    return body, base64.b64decode(body.pop("data", ""))
+
+
+_READERS = {"json": _read_json, "protobuf": decode}

@@ -340,6 +340,7 @@ class Pipeline:
             ask=self.ask if self._answers else None,
             tasks=self.tasks,
             switch=self.switch,
+            scaled=self._options.size_px is not None,
         )
 
     def _vision_worker(self) -> VisionWorker | None:

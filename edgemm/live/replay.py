@@ -14,9 +14,10 @@ from typing import Any
 
 from edgemm.errors import EdgemmError, SourceError
 from edgemm.live.clock import Clock
+from edgemm.live.foxglove import AUDIO
 from edgemm.live.frames import AudioBlock, Frame, FrameOutcome
 from edgemm.live.ledger import DROP_REASONS, DropReason, Ledger
-from edgemm.live.mcap_file import AUDIO, EVENT, FRAME, PICTURES, Message, outcome_of, read_about, read_messages
+from edgemm.live.mcap_file import EVENT, FRAME, PICTURES, Message, outcome_of, read_about, read_messages
 from edgemm.live.options import SpeechOptions, StreamOptions
 from edgemm.live.slot import Slot
 from edgemm.live.sources.recording import Decoded, Decoding, samples_of

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from edgemm.bundle.files import cache_dir
 from edgemm.bundle.writing import writing
 from edgemm.errors import SourceError
-from edgemm.live.mcap_file import AUDIO, EVENT, PICTURES, encode_jpeg, read_messages
+from edgemm.live.foxglove import AUDIO
+from edgemm.live.mcap_file import EVENT, PICTURES, encode_jpeg, read_messages
 from edgemm.live.sources.base import Wish
 from edgemm.live.sources.recording import RecordedAudio, RecordedVideo
 from edgemm.tasks.metadata import METADATA

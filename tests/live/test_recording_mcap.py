@@ -16,8 +16,9 @@ import pytest
 from edgemm.errors import SourceError, StorageError, UsageError
 from edgemm.live.audio_capture import open_audio
 from edgemm.live.capture import open_video
+from edgemm.live.foxglove import AUDIO, IMAGE, VIDEO
 from edgemm.live.frames import AudioBlock, Frame
-from edgemm.live.mcap_file import AUDIO, EVENT, IMAGE, VIDEO, McapRecorder, read_messages
+from edgemm.live.mcap_file import EVENT, McapRecorder, read_messages
 from edgemm.live.recording import RecordProgress, record
 from edgemm.live.sources.testing import read_clock
 from tests.rig.clip import write_clip
@@ -134,10 +135,7 @@ def test_events_and_frames_of_a_pipeline(tmp_path: Path) -> None:
     (event,) = read_messages(path, (EVENT,))
     assert event.body == {"type": "labels", "id": 3, "t_s": 0.6}
     (sound,) = read_messages(path, (AUDIO,))
-    assert (sound.topic, sound.body["timestamp"]) == (
-        "/mic",
-        {"sec": 1_700_000_000, "nsec": 400_000_000},
-    )
+    assert (sound.topic, sound.t_media_s, sound.body["t_start_s"]) == ("/mic", pytest.approx(0.4, abs=1e-6), 0.4)
     (frame,) = _pictures(path)
     assert np.abs(frame.image.astype(int) - 77).max() <= 2
     assert frame.t_media_s == pytest.approx(0.5, abs=1e-6)

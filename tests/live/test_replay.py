@@ -16,7 +16,8 @@ import pytest
 
 from edgemm.errors import BundleError, SourceError
 from edgemm.live.events import Event
-from edgemm.live.mcap_file import FRAME, IMAGE, VIDEO, McapRecorder, outcome_of, read_messages
+from edgemm.live.foxglove import IMAGE, VIDEO
+from edgemm.live.mcap_file import FRAME, McapRecorder, outcome_of, read_messages
 from edgemm.live.options import SOUND_TASKS, VISION_TASKS, StreamOptions
 from edgemm.live.pipeline import Pipeline
 from edgemm.live.recording import record

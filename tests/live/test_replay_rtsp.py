@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgemm.live.mcap_file import VIDEO, read_messages
+from edgemm.live.foxglove import VIDEO
+from edgemm.live.mcap_file import read_messages
 from edgemm.live.options import StreamOptions
 from edgemm.live.pipeline import Pipeline
 from edgemm.live.sinks.recording import McapSink

@@ -27,7 +27,8 @@ class SinkContext:
     `patient(False)` that nobody shall wait for this sink (its other end is away). `stopping` says that the run is being
     broken off. A sink that speaks says so with `talking(True, mute)`, and with False when it is silent: with `mute` the
     microphone is not listened to meanwhile. `tasks` are what the run does; `switch(task, on)` stops and resumes
-    one that looks at pictures (False: it cannot be)."""
+    one that looks at pictures (False: it cannot be). `scaled` says that pictures are looked at in another size than
+    their sources give them."""
 
     has_picture: bool
     has_sound: bool
@@ -43,6 +44,7 @@ class SinkContext:
     talking: Callable[[bool, bool], None] = lambda on, mute: None
     tasks: tuple[str, ...] = ()
     switch: Callable[[str, bool], bool] = lambda task, on: False
+    scaled: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemm.live.events import Event, to_json
+from edgemm.live.events import DetectionsEvent, ErrorEvent, Event, to_json
 from edgemm.live.frames import AudioBlock, Frame, FrameOutcome, Packet
+from edgemm.live.overlay import label_name
 from edgemm.live.recording import McapRecorder
+from edgemm.live.said import said
 from edgemm.live.sinks.base import Item, SinkContext, SinkLimits
 
 
@@ -49,17 +51,28 @@ class McapSink:
         elif isinstance(item, FrameOutcome):
             recorder.write_outcome(item)
         else:
-            recorder.write_event(to_json(item), item.t_s)
+            self._event(recorder, item)
 
     def close(self) -> None:
         """Writes the index."""
         if self._recorder is not None:
             self._recorder.close()
 
+    def _event(self, recorder: McapRecorder, event: Event) -> None:
+        """The event, and what of it can be looked at."""
+        assert self._context is not None
+        recorder.write_event(to_json(event), event.t_s)
+        text = said(event)
+        if text:
+            recorder.write_text(text, event.type, event.t_s, error=isinstance(event, ErrorEvent))
+        if isinstance(event, DetectionsEvent) and event.source and not self._context.scaled:
+            objects = [(f"{label_name(found.label)} {found.score:.2f}", found.box_px) for found in event.objects]
+            recorder.write_boxes(event.source, objects, event.t_capture_s)
+
     def _begin(self) -> McapRecorder:
         assert self._context is not None
         self._recorder = McapRecorder(self._path, wall_offset_s=self._context.wall_offset_s, run=True)
         for event in self._before:
-            self._recorder.write_event(to_json(event), event.t_s)
+            self._event(self._recorder, event)
         self._before = []
         return self._recorder

@@ -13,18 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.errors import SinkError
-from edgemm.live.events import (
-    AnswerEvent,
-    CaptionEvent,
-    DescriptionEvent,
-    DetectionsEvent,
-    ErrorEvent,
-    Event,
-    LabelsEvent,
-    TranscriptEvent,
-)
+from edgemm.live.events import CaptionEvent, DetectionsEvent, ErrorEvent, Event, LabelsEvent
 from edgemm.live.frames import Frame
 from edgemm.live.overlay import label_name
+from edgemm.live.said import said
 from edgemm.live.sinks.address import SinkUrl, need, parse
 from edgemm.live.sinks.base import Item, SinkContext, SinkLimits
 
@@ -83,7 +75,7 @@ class RerunSink:
             self._stream.log(f"{item.source}/picture/objects", shown if boxes else self._rerun.Clear(recursive=False))
             self._late(item, item.latency_ms)
         elif isinstance(item, Event):
-            text = _said(item)
+            text = said(item)
             if text:
                 self._at(item.t_s)
                 level = "ERROR" if isinstance(item, ErrorEvent) else "INFO"
@@ -102,11 +94,25 @@ class RerunSink:
 
         if frame.t_capture_s - self._sent_s.get(frame.source, -1.0) < PICTURE_EVERY_S:
             return
+        first = frame.source not in self._sent_s
         self._sent_s[frame.source] = frame.t_capture_s
+        if first:
+            self._arrange()
         self._at(frame.t_capture_s)
         _, jpeg = cv2.imencode(".jpg", frame.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         picture = self._rerun.EncodedImage(contents=jpeg.tobytes(), media_type="image/jpeg")
         self._stream.log(f"{frame.source}/picture", picture)
+
+    def _arrange(self) -> None:
+        """What a viewer shows where its user has not arranged it: the cameras, beside them texts and latencies."""
+        views = self._rerun.blueprint
+        cameras = [views.Spatial2DView(origin=f"{source}/picture", name=source) for source in self._sent_s]
+        beside = views.Vertical(
+            views.TextLogView(origin="said", name="seen, heard, said"),
+            views.TimeSeriesView(origin="latency_ms", name="latency, ms"),
+        )
+        whole = views.Horizontal(views.Grid(*cameras), beside, column_shares=[2, 1])
+        self._stream.send_blueprint(views.Blueprint(whole, collapse_panels=True), make_active=False)
 
     def _late(self, event: Event, latency_ms: float) -> None:
         self._stream.log(f"latency_ms/{event.type}", self._rerun.Scalars(latency_ms))
@@ -130,15 +136,3 @@ def _viewer() -> SinkUrl:
                 break
         time.sleep(0.1)
     return SinkUrl("rerun", _HERE, _PORT, "")
-
-
-def _said(event: Event) -> str:
-    if isinstance(event, LabelsEvent):
-        return f"{label_name(event.labels[0].label)} {event.labels[0].score:.2f}" if event.labels else ""
-    if isinstance(event, AnswerEvent):
-        return f"{event.question} {event.text}"
-    if isinstance(event, TranscriptEvent):
-        return event.text if event.final else ""
-    if isinstance(event, (CaptionEvent, DescriptionEvent)):
-        return event.text
-    return event.message if isinstance(event, ErrorEvent) else ""

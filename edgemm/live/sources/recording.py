@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemm.errors import SourceError
-from edgemm.live.mcap_file import AUDIO, FRAME, PICTURES, Message, outcome_of, read_about, read_messages
+from edgemm.live.foxglove import AUDIO
+from edgemm.live.mcap_file import FRAME, PICTURES, Message, outcome_of, read_about, read_messages
 from edgemm.live.sources.base import Picture, Sound, Wish
 from edgemm.live.sources.container import to_rgb
 
@@ -66,7 +67,7 @@ class Decoding:
             self._waits_for_key = self._waits_for_key and not body["key"]
             if self._waits_for_key:
                 continue
-            packet: Any = av.Packet(message.data())
+            packet: Any = av.Packet(message.data)
             packet.pts = packet.dts = round(message.t_media_s * 1e9)
             packet.time_base = _NS
             packet.opaque = (body.get("packet"), body.get("frame"))
@@ -78,7 +79,7 @@ class Decoding:
         import av
         import cv2
 
-        bgr = cv2.imdecode(np.frombuffer(message.data(), np.uint8), cv2.IMREAD_COLOR)
+        bgr = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
         if bgr is None:
             raise SourceError(f"{self._path} holds a PNG that cannot be decoded")
         rgb = av.VideoFrame.from_ndarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), format="rgb24")
@@ -190,7 +191,7 @@ class RecordedAudio:
 
 def samples_of(message: Message) -> NDArray[np.float32]:
     """float32 [samples] of a message of sound."""
-    return np.frombuffer(message.data(), "<i2").astype(np.float32) / np.float32(32768)
+    return np.frombuffer(message.data, "<i2").astype(np.float32) / np.float32(32768)
 
 
 def _first_topic(path: str, schemas: tuple[str, ...], what: str) -> tuple[Message, Iterator[Message]]:
