@@ -13,7 +13,7 @@ import argparse
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ Row = dict[str, Any]
 _BATCH = 32
 _FRAMES = 8
 _FIRST = 10
+PARTS = ("test", "unseen", "photos", "clips", "questions", "easy_vqa", "spoken", "recommendation")
+OF_A_CHECKPOINT = ("photos", "recommendation")
 
 
 class Model:
@@ -290,6 +292,14 @@ def _ranked(scores: torch.Tensor, name: str) -> dict[str, float]:
     return {f"recall@10{name}": 100 * float(near.float().mean()), f"ndcg@10{name}": 100 * float(gain.mean())}
 
 
+def scenes(model: Model | Bundle, folder: Path, limit: int | None) -> dict[str, dict[str, float]]:
+    """Captions and boxes of composed pictures."""
+    rows = [row for row in rows_of(folder) if "objects" in row]
+    known = sorted({name for row in rows for name in row["objects"]["category"]})
+    found = rows[:limit]
+    return {"captions": captions(model, found, known), "boxes": boxes(model, found, ScenesConfig().size_px)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="or a bundle")
@@ -297,43 +307,30 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--listed", type=Path, default=Path("samples/photos.txt"))
     parser.add_argument("--limit", type=int, default=0, help="so many rows of each data set; 0: all")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts of it; a bundle has no photos, recommendation")
     parser.add_argument("-o", "--output", type=Path, default=Path("figures.json"))
     options = parser.parse_args()
-    whole = not (options.checkpoint / MANIFEST_NAME).is_file()
-    if whole and options.photos is None:
-        parser.error("a checkpoint is judged by photographs, too: --photos")
-    model = Model(options.checkpoint) if whole else Bundle(options.checkpoint)
     limit, data = options.limit or None, options.data
+    bundle = (options.checkpoint / MANIFEST_NAME).is_file()
+    model: Any = Bundle(options.checkpoint) if bundle else Model(options.checkpoint)
+    chosen = options.only or [part for part in PARTS if not bundle or part not in OF_A_CHECKPOINT]
+    if "photos" in chosen and options.photos is None:
+        parser.error("photographs are a part of it: --photos, or --only other parts")
+    ways: dict[str, Callable[[], Any]] = {
+        "test": lambda: scenes(model, data / "scenes/test", limit),
+        "unseen": lambda: scenes(model, data / "scenes/unseen", limit),
+        "photos": lambda: photos(model, options.photos, options.listed),
+        "clips": lambda: clips(model, rows_of(data / "clips/test")[:limit]),
+        "questions": lambda: answers(model, [r for r in rows_of(data / "scenes/test") if "question" in r][:limit]),
+        "easy_vqa": lambda: answers(model, rows_of(data / "easy-vqa/test")[:limit]),
+        "spoken": lambda: spoken(model, rows_of(data / "easy-vqa/spoken")[:limit]),
+        "recommendation": lambda: recommendation(model, rows_of(data / "catalogue/unseen")),
+    }
     figures: dict[str, Any] = {"scenes_sha256": ScenesConfig().sha256}
-    for split in ("test", "unseen"):
-        rows = rows_of(data / "scenes" / split)
-        pictured = [r for r in rows if "objects" in r][:limit]
-        known = sorted({name for r in rows if "objects" in r for name in r["objects"]["category"]})
-        figures[split] = {
-            "captions": captions(model, pictured, known),
-            "boxes": boxes(model, pictured, ScenesConfig().size_px),
-        }
-        _tell(split, figures[split])
-    if isinstance(model, Model):
-        figures["photos"] = photos(model, options.photos, options.listed)
-        _tell("photos", figures["photos"])
-    figures["clips"] = clips(model, rows_of(data / "clips" / "test")[:limit])
-    _tell("clips", figures["clips"])
-    asked = [r for r in rows_of(data / "scenes" / "test") if "question" in r][:limit]
-    figures["questions"] = answers(model, asked)
-    _tell("questions", figures["questions"])
-    figures["easy_vqa"] = answers(model, rows_of(data / "easy-vqa" / "test")[:limit])
-    _tell("easy-VQA", figures["easy_vqa"])
-    figures["spoken"] = spoken(model, rows_of(data / "easy-vqa" / "spoken")[:limit])
-    _tell("spoken", figures["spoken"])
-    if isinstance(model, Model):
-        figures["recommendation"] = recommendation(model, rows_of(data / "catalogue" / "unseen"))
-        _tell("recommendation", figures["recommendation"])
+    for part in chosen:
+        figures[part] = ways[part]()
+        print(part, json.dumps(figures[part]), flush=True)
     options.output.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-
-
-def _tell(name: str, found: Any) -> None:
-    print(name, json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -48,14 +48,14 @@ def lowered_decoder(path: Path, states: Sequence[StatePort], capacity: int) -> L
 
 def lowered_encoder(path: Path) -> Lowered:
     """The lowered form of the stateless graph at `path`, from the cache where it lies there whole."""
-    matrices = processor.multiplies_matrices()
+    integers = processor.multiplies_bytes()
 
     def make() -> Graph:
         from edgemm.runtimes.lowering.encoder import lower
 
-        return lower(path, matrices=matrices)
+        return lower(path, integers=integers)
 
-    return _lowered(path, {"encoder_form": ENCODER_FORM, "matrices": matrices}, "encoder", make)
+    return _lowered(path, {"encoder_form": ENCODER_FORM, "integers": integers}, "encoder", make)
 
 
 def _lowered(path: Path, about: Mapping[str, Any], name: str, make: Callable[[], Graph]) -> Lowered:

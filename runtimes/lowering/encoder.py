@@ -19,10 +19,10 @@ from edgemm.runtimes.lowering.rotary import rotary_embeddings
 from edgemm.runtimes.lowering.twins import norms_with_twins
 
 
-def lower(path: Path, *, matrices: bool) -> Graph:
+def lower(path: Path, *, integers: bool) -> Graph:
     """Rewrite the encoder graph at `path`. Raises Unrecognised where there is nothing to gain.
 
-    With `matrices` the processor multiplies int8 matrices: weights in blocks become products of integers, too, in
+    With `integers` the processor multiplies bytes: weights in blocks become products of integers, too, in
     graphs with many rows (words were counted for Moonshine alone).
     """
     import onnx
@@ -36,7 +36,7 @@ def lower(path: Path, *, matrices: bool) -> Graph:
     norms_with_twins(graph)
     rotary_embeddings(graph)
     _attention(graph)
-    integer_products(graph, Integers(graph), blocks=matrices and not _reads_words(graph))
+    integer_products(graph, Integers(graph), blocks=integers and not _reads_words(graph))
     quantized_products(graph)
     graph.finish()
     return graph

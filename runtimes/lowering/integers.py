@@ -2,7 +2,7 @@
 
 Activations without a calibrated range are quantized row by row as they come. Where the weights are in blocks, the
 export has found one step a row too coarse, and what the first integers leave is quantized as well: two products with
-one matrix, 15 bits of activations. That is faster than MatMulNBits where the processor multiplies matrices.
+one matrix, 15 bits of activations. That is faster than MatMulNBits where the processor multiplies bytes.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from pathlib import Path
 _EXACT = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
-def multiplies_matrices() -> bool:
-    """Whether it has instructions for products of int8 matrices (AMX), which ONNX Runtime's kernels use."""
-    return "amx_int8" in _flags()
+def multiplies_bytes() -> bool:
+    """Whether it has instructions for products of bytes (VNNI, AMX), which ONNX Runtime's integer products use."""
+    return bool(_flags() & _EXACT)
 
 
 def saturates() -> bool:

@@ -22,8 +22,8 @@ MOST_ERROR = 0.012
 
 
 @pytest.fixture
-def matrices(monkeypatch):
-    monkeypatch.setattr(processor, "multiplies_matrices", lambda: True)
+def integers(monkeypatch):
+    monkeypatch.setattr(processor, "multiplies_bytes", lambda: True)
 
 
 def saved(path, nodes, constants, x, y):
@@ -69,20 +69,20 @@ def operators(path):
 
 @pytest.mark.parametrize(("rows", "width"), [(48, 5), (80, 33), (288, 288), (1152, 7)])
 @pytest.mark.parametrize("lines", [1, 7, 64])
-def test_weights_in_blocks_keep_their_accuracy(tmp_path, matrices, rows, width, lines):
+def test_weights_in_blocks_keep_their_accuracy(tmp_path, integers, rows, width, lines):
     path = blocked(tmp_path / "g.onnx", rows, width)
     assert error(path, loud((2, lines, rows), 2)) < MOST_ERROR
     assert (operators(path)["MatMulIntegerToFloat"], operators(path)["MatMulNBits"]) == (2, 0)
 
 
-def test_without_instructions_for_matrices_blocks_stay_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(processor, "multiplies_matrices", lambda: False)
+def test_without_instructions_for_bytes_blocks_stay_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(processor, "multiplies_bytes", lambda: False)
     path = blocked(tmp_path / "g.onnx", 288, 64)
     assert error(path, loud((1, 9, 288), 2)) < 0.03
     assert (operators(path)["MatMulIntegerToFloat"], operators(path)["MatMulNBits"]) == (0, 1)
 
 
-def test_silence_and_loud_rows_do_not_touch_others(tmp_path, matrices):
+def test_silence_and_loud_rows_do_not_touch_others(tmp_path, integers):
     path, x = blocked(tmp_path / "g.onnx", 96, 40), loud((1, 5, 96), 2)
     session = onnxruntime.load_session(path, FAST)
     alone = as_numpy(session.run({"x": x[:, 2:3]})["y"])
@@ -97,15 +97,15 @@ def test_columns_of_zeros_stay_zeros():
 
 
 @pytest.mark.parametrize(
-    ("flags", "matrices", "saturating"),
+    ("flags", "fast", "saturating"),
     [
         ("fpu avx2 avx512f", False, True),
-        ("avx2 avx_vnni", False, False),
-        ("avx512_vnni avx512f", False, False),
+        ("avx2 avx_vnni", True, False),
+        ("avx512_vnni avx512f", True, False),
         ("avx512_vnni amx_tile amx_int8", True, False),
         ("", False, False),
     ],
 )
-def test_what_a_processor_has_is_read_from_its_flags(monkeypatch, flags, matrices, saturating):
+def test_what_a_processor_has_is_read_from_its_flags(monkeypatch, flags, fast, saturating):
     monkeypatch.setattr(processor, "_flags", lambda: frozenset(flags.split()))
-    assert (processor.multiplies_matrices(), processor.saturates()) == (matrices, saturating)
+    assert (processor.multiplies_bytes(), processor.saturates()) == (fast, saturating)
