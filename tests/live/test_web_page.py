@@ -33,6 +33,13 @@ BOXES = """document.querySelector("#boxes").getContext("2d")
   .data.some((value) => value > 0)"""
 
 
+# What a browser lacks.
+WITHOUT = {
+    "WebRTC": [],
+    "WebSocket": ["delete window.RTCPeerConnection"],
+    "WebSocket where WebRTC does not connect": ["RTCPeerConnection.prototype.setRemoteDescription = async () => {}"],
+}
+
 # The id of the frame that is shown, as the page has it.
 FRAME = "document.querySelector('#video').dataset.frame"
 
@@ -242,7 +249,10 @@ def test_every_control_has_a_name_and_is_reached_by_keyboard(browser):
         assert {"question", "Ask", "classify", "detect", "caption", "events"} <= stops
 
 
-def test_the_viewers_own_camera_and_microphone(browser, tmp_path):
+@pytest.mark.parametrize("way", ["WebRTC", "WebSocket", "WebSocket where WebRTC does not connect"])
+def test_the_viewers_own_camera_and_microphone(browser, tmp_path, way):
+    if way == "WebRTC":
+        pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
     video, sound = tmp_path / "own.y4m", tmp_path / "own.wav"
     write_y4m(video)
     write_wav(sound)
@@ -252,18 +262,22 @@ def test_the_viewers_own_camera_and_microphone(browser, tmp_path):
             "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
             f"--use-file-for-fake-video-capture={video}", f"--use-file-for-fake-audio-capture={sound}",
         )  # fmt: skip
+        for script in WITHOUT[way]:
+            page.call("Page.addScriptToEvaluateOnNewDocument", source=script)
         page.open(sink.url)
         page.until(
             "!document.querySelector('#own').hidden && document.querySelector('#consent').innerText.includes('camera')"
         )
         began = time.monotonic()
         page.js("document.querySelector('#consent').click()")
+        page.until(f"document.querySelector('#own-state').innerText === 'Sent by {way.split()[0]}'")
         page.until("document.querySelector('#video').width === 320")
         first_s = time.monotonic() - began
         seen = set()
         until(lambda: seen.add(page.js(LOOK)) or len(seen) >= 3, 30)
         page.until("document.querySelector('#transcript').innerText.includes('seconds of sound')", 30)
         assert "mic: live" in page.text("#sources")
+        assert sink._server.peers.senders == (way == "WebRTC")
         lines = "document.querySelectorAll('#transcript li:has(span:not(.partial))').length"
         page.js("document.querySelector('#listen').click()")
         time.sleep(3.0)
@@ -273,6 +287,10 @@ def test_the_viewers_own_camera_and_microphone(browser, tmp_path):
         page.js("document.querySelector('#talk').dispatchEvent(new PointerEvent('pointerdown'))")
         page.until(f"{lines} > {quiet}")
         assert first_s < 20
+        if way == "WebRTC":  # and where it ends later, it goes on by WebSocket
+            asyncio.run_coroutine_threadsafe(sink._server.peers.close(), sink._loop).result(5)
+            page.until("document.querySelector('#own-state').innerText === 'Sent by WebSocket'", 5)
+            page.until("document.querySelector('#sources').innerText.includes('camera: back')", 10)
         page.js("document.querySelector('#consent').click()")
         page.until("document.querySelector('#sources').innerText.includes('camera: lost')", 5)
         assert not page.errors()

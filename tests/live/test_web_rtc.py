@@ -12,7 +12,6 @@ import time
 from contextlib import ExitStack
 
 import numpy as np
-import psutil
 import pytest
 
 from edgemm.errors import InputError
@@ -23,20 +22,13 @@ from edgemm.live.sources.testing import read_clock
 from edgemm.live.web import rtc, video
 from tests.live.live_fakes import FakeModel, KeepSink, open_files, until
 from tests.live.web_clients import Page, WebSink, mjpeg, running
-from tests.live.web_rtc import Viewer, aiortc, named, post, viewer
+from tests.live.web_rtc import Viewer, aiortc, held, named, post, viewer
 
 PATTERN = "test://?size=320x240&fps=15"
 
 
 def peers(sink):
     return sink._server.peers.viewers
-
-
-def held(sink):
-    """What the page holds on to: tasks of its loop, and sockets of this process."""
-    gc.collect()
-    connections = [one for one in psutil.Process().net_connections("inet") if one.type == socket.SOCK_DGRAM]
-    return len(asyncio.all_tasks(sink._loop)), len(connections)
 
 
 # --- what comes -----------------------------------------------------------------------------------

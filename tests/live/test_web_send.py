@@ -1,0 +1,282 @@
+"""A page's camera and microphone by WebRTC (`browser://`): what comes, what is bounded, how its end is noticed."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from fractions import Fraction
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+
+from edgemm.errors import RuntimeUnavailable
+from edgemm.live.frames import AudioBlock, Frame
+from edgemm.live.options import StreamOptions
+from edgemm.live.pipeline import Pipeline
+from edgemm.live.sinks.base import SinkLimits
+from edgemm.live.sources.browser import PICTURE_PX
+from edgemm.live.web import incoming
+from edgemm.live.web.incoming import Stamps, Waiting
+from edgemm.live.web.video import number_of, numbered
+from tests.live.live_fakes import FakeModel, KeepSink, speech_like, until
+from tests.live.test_web_capture import jpeg, opened, states
+from tests.live.web_clients import WebSink
+from tests.live.web_rtc import held, named, post, sender
+
+BOTH = {"cameras": ("browser://",), "mic": "browser://"}
+
+
+def picture(n):
+    """A picture that says its number, red."""
+    image = np.full((224, 320, 3), 40, np.uint8)
+    image[..., 0] = 200
+    return numbered(image, n)
+
+
+@pytest.fixture
+def run():
+    started = []
+
+    def start(**options):
+        sink, keep = WebSink("127.0.0.1:0"), KeepSink(SinkLimits(events=1000, frames=10_000))
+        pipeline = Pipeline(FakeModel(), StreamOptions(**{"cameras": ("browser://",), **options}), [sink, keep])
+        pipeline.start()
+        started.append(pipeline)
+        assert sink.port
+        until(lambda: keep.of("started") and sink._server.senders._wanted)
+        return sink, keep, pipeline
+
+    yield start
+    for pipeline in started:
+        pipeline.stop()
+
+
+def senders(sink):
+    return sink._server.peers.senders
+
+
+def decoders():
+    return [thread.name for thread in threading.enumerate() if thread.name.endswith("-decoder")]
+
+
+# --- what comes -----------------------------------------------------------------------------------
+
+
+def test_tracks_become_frames_and_a_transcript(run):
+    sink, keep, pipeline = run(**BOTH, size_px=(320, 240), fps=12.0)
+    with sender(sink, picture=picture, sound=speech_like(3.0, [(0.8, 1.0)])) as page:
+        status, document = page.send(sink)
+        assert status == 200
+        assert {name: document[name] for name in ("width_px", "height_px", "fps")} == {
+            "width_px": 320, "height_px": 240, "fps": 12.0,
+        }  # fmt: skip
+        until(lambda: [e for e in keep.of("transcript") if e.final])
+        until(lambda: keep.of("labels"))
+        until(lambda: pipeline.inputs.counts()["camera"].captured >= 20)
+        assert states(keep, "camera") == states(keep, "mic") == ["opening", "live"]
+    assert keep.of("labels")[0].labels[0].label == "red"
+    said = next(e for e in keep.of("transcript") if e.final)
+    assert 0.6 < float(said.text.split()[0]) < 1.6
+    frames = [item for item in keep.items if isinstance(item, Frame)]
+    numbers = [number_of(frame.image) for frame in frames]
+    assert None not in numbers
+    assert numbers == sorted(set(numbers))
+    assert frames[0].image.shape == (240, 320, 3)
+
+
+def test_sound_is_whole_and_keeps_time(run):
+    sink, keep, _ = run(cameras=(), mic="browser://")
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16_000 * 4) / 16_000).astype(np.float32)
+    with sender(sink, sound=tone) as page:
+        assert page.send(sink)[0] == 200
+        until(lambda: len([item for item in keep.items if isinstance(item, AudioBlock)]) > 100)
+    blocks = [item for item in keep.items if isinstance(item, AudioBlock)][10:100]
+    assert not keep.of("audio_gap")
+    steps = np.diff([block.t_start_s for block in blocks])
+    assert np.abs(steps - 0.032).max() < 0.01
+    heard = np.concatenate([block.samples for block in blocks])
+    assert np.argmax(np.abs(np.fft.rfft(heard))) * 16_000 / len(heard) == pytest.approx(440, abs=2)
+    assert np.abs(heard).max() == pytest.approx(0.5 / np.sqrt(2), abs=0.1)  # FFmpeg's one channel made two
+
+
+def test_a_lost_packet_is_silence_and_more_is_a_gap():
+    stamps, piece = Stamps(), np.ones(960, np.float32)
+
+    def push(pts, now_s):
+        return stamps.sound(piece, 48_000, pts, now_s)
+
+    first = push(0, 100.02)
+    assert (len(first.samples), first.lost, first.t_monotonic_s) == (960, False, pytest.approx(100.0))
+    late = push(960, 100.34)
+    assert late.t_monotonic_s == pytest.approx(100.02, abs=1e-3)
+    one_lost = push(2880, 100.36)
+    assert (len(one_lost.samples), one_lost.lost) == (1920, False)
+    assert one_lost.samples[:960].max() == 0
+    assert one_lost.t_monotonic_s == pytest.approx(100.04, abs=1e-3)
+    many_lost = push(2880 + 960 + 48_000, 101.10)
+    assert (len(many_lost.samples), many_lost.lost) == (960, True)
+    assert many_lost.t_monotonic_s == pytest.approx(101.08, abs=1e-3)
+    for pts in (0, 10**9):  # another stream's clock
+        anew = push(pts, 200.0)
+        assert (len(anew.samples), anew.lost, anew.t_monotonic_s) == (960, True, pytest.approx(199.98))
+
+
+def test_another_page_takes_over_whichever_way_it_sends(run):
+    sink, keep, _ = run()
+    with sender(sink, picture=picture) as first, sender(sink, picture=picture) as second:
+        first.send(sink)
+        until(lambda: "live" in states(keep, "camera"))
+        second.send(sink)
+        until(lambda: first.over, 3)
+        until(lambda: senders(sink) == 1, 3)
+        assert not second.over
+        with opened(sink, "/camera") as third:
+            third.recv(5)
+            until(lambda: second.over, 3)
+            until(lambda: senders(sink) == 0, 3)
+            third.send(jpeg())
+            assert third.recv(5)
+            first.leave()
+            first.send(sink)
+            assert list(third) == []
+            assert third.close_code == 4001
+        assert "lost" not in states(keep, "camera")
+
+
+# --- whom it refuses, and what is bounded ---------------------------------------------------------
+
+
+def test_offers_of_what_is_not_wanted_are_refused_and_leave_nothing(run):
+    sink, _, _ = run()
+    with sender(sink, picture=picture, sound=np.zeros(0)) as page:
+        before = held(sink)
+        status, document = page.send(sink)
+        assert status == 503
+        assert document["error"]["message"] == "this run takes none: start it with --mic browser://"
+        page.leave()
+        for names in ([], "camera", ["camera", "x"], [["camera"]], None, 7, ["camera"]):  # the last: two tracks
+            offer = {"viewer": named(page.page), "send": names, "sdp": page.offer()}
+            assert post(sink, offer)[0] == 400
+            page.leave()
+        assert senders(sink) == 0
+        until(lambda: held(sink) <= before, 3)
+
+
+def test_senders_are_few_and_have_the_token(run, monkeypatch):
+    monkeypatch.setenv("EDGEMM_SINK_TOKEN", "sesame")
+    sink, _, _ = run()
+    offer = {"viewer": "x", "send": ["camera"], "sdp": "v=0"}
+    assert post(sink, offer)[0] == 401
+    assert post(sink, offer, Authorization="Bearer sesame", Origin="http://evil.example")[0] == 403
+    assert post(sink, offer, Authorization="Bearer sesame")[0] == 400
+
+
+def test_a_third_sender_is_refused(run):
+    sink, _, _ = run()
+    with (
+        sender(sink, picture=picture) as one,
+        sender(sink, picture=picture) as two,
+        sender(sink, picture=picture) as three,
+    ):
+        for page in (one, two):
+            assert post(sink, {"viewer": named(page.page), "send": ["camera"], "sdp": page.offer()})[0] == 200
+        assert three.send(sink)[0] == 503
+
+
+def test_what_waits_for_a_decoder_is_bounded_and_too_large_pictures_are_left_out():
+    def whole(width, height):
+        return b"\x10\x02\x00\x9d\x01\x2a" + width.to_bytes(2, "little") + height.to_bytes(2, "little") + bytes(8)
+
+    def put(data):
+        waiting.put((None, SimpleNamespace(data=data)))
+        return waiting.qsize()
+
+    wanted = threading.Event()
+    waiting, between = Waiting("video", wanted), b"\x11" * 20
+    assert put(between) == 0  # nothing to start from
+    assert wanted.is_set()
+    wanted.clear()
+    assert [put(whole(640, 480)), *(put(between) for _ in range(7))] == list(range(1, 9))
+    assert not wanted.is_set()
+    assert put(between) == 8
+    assert wanted.is_set()
+    waiting.get()
+    assert put(between) == 7  # it would follow on one that was left out
+    assert put(whole(640, 480)) == 1
+    for data in (whole(PICTURE_PX + 1, 16), whole(0, 16), whole(16, 16)[:9], b"\x10" * 20, b"\0"):
+        assert put(data) == put(between) == 0
+    put(whole(16, 16))
+    waiting.put(None)
+    assert waiting.get() is None
+    with pytest.raises(queue.Empty):
+        waiting.get_nowait()
+    sound = Waiting("audio", wanted)
+    for _ in range(100):
+        sound.put((None, SimpleNamespace(data=b"\0")))
+    assert sound.qsize() == incoming.WAITING["audio"]
+
+
+def test_a_picture_of_a_real_encoder_says_its_size():
+    encoder = av.CodecContext.create("libvpx", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 322, 242, "yuv420p", Fraction(1, 15)
+    data = []
+    for n in range(3):
+        frame = av.VideoFrame(322, 242, "yuv420p")
+        frame.pts = n
+        data += [bytes(packet) for packet in encoder.encode(frame)]
+    data += [bytes(packet) for packet in encoder.encode()]
+    assert [incoming.vp8_size_px(one) for one in data] == [(322, 242), None, None]
+
+
+def test_an_aiortc_with_other_insides_is_not_used():
+    with pytest.raises(RuntimeUnavailable, match="cannot be used to receive"):
+        incoming.bound(SimpleNamespace(), "video")
+
+
+# --- how each end notices -------------------------------------------------------------------------
+
+
+def leaves(page):
+    page.leave()
+
+
+def loses_its_page(page):
+    page.page.close()
+
+
+def falls_silent(page):
+    page.answers = False
+
+
+@pytest.mark.parametrize("gone", [leaves, loses_its_page, falls_silent])
+def test_a_page_that_is_gone_is_noticed_within_two_seconds_and_may_come_back(run, gone):
+    sink, keep, pipeline = run(**BOTH)
+    before = held(sink)
+    for again in (False, True, True):
+        with sender(sink, picture=picture, sound=np.zeros(0)) as page:
+            assert page.send(sink)[0] == 200
+            until(lambda: states(keep, "camera")[-1] == states(keep, "mic")[-1] in ("live", "reconnected"))
+            assert ("reconnected" in states(keep, "camera")) == again
+            assert len(decoders()) == 2
+            gone(page)
+            until(lambda: states(keep, "camera")[-1] == states(keep, "mic")[-1] == "lost", 2.0)
+            until(lambda: senders(sink) == 0, 2.0)
+        until(lambda: held(sink) <= before, 3)
+        until(lambda: not decoders(), 2)
+    counts = pipeline.inputs.counts()["camera"]
+    assert counts.captured == counts.processed + sum(counts.dropped.values()) + counts.in_flight
+
+
+def test_a_run_that_ends_leaves_nothing(run):
+    sink, keep, pipeline = run(**BOTH)
+    with sender(sink, picture=picture, sound=np.zeros(0)) as page:
+        page.send(sink)
+        until(lambda: "live" in states(keep, "camera"))
+        began = time.monotonic()
+        pipeline.stop()
+        assert time.monotonic() - began < 1.5
+        until(lambda: page.link.connectionState == "closed" or not decoders(), 3)
+    until(lambda: not decoders(), 3)
