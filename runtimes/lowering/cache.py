@@ -19,7 +19,7 @@ from edgemm.runtimes.base import StatePort
 from edgemm.runtimes.lowering import processor
 from edgemm.runtimes.lowering.graph import Graph, Unrecognised
 
-FORM, ENCODER_FORM = 1, 2
+FORM, ENCODER_FORM = 1, 3
 """Raised whenever the rewriter of decoders, or of encoders, writes another graph for the same input."""
 
 _LISTING = "lowered.json"
