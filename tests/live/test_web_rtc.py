@@ -20,7 +20,7 @@ from edgemm.live.pipeline import Pipeline
 from edgemm.live.sinks.base import SinkLimits
 from edgemm.live.sources.testing import read_clock
 from edgemm.live.web import rtc, video
-from tests.live.live_fakes import FakeModel, KeepSink, open_files, until
+from tests.live.live_fakes import FakeModel, KeepSink, open_files, until, within
 from tests.live.web_clients import Page, WebSink, mjpeg, running
 from tests.live.web_rtc import Viewer, aiortc, held, named, post, viewer
 
@@ -286,7 +286,7 @@ def test_a_viewer_that_is_gone_is_noticed_within_two_seconds_and_nothing_is_left
                 until(lambda: len(one.pictures) > 3 and one.pings)
                 assert held(sink) > before
                 gone(one)
-                until(lambda: peers(sink) == 0, 2.0)
+                within(2, lambda: peers(sink) == 0)
             until(lambda: held(sink) <= before, 3)
         threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("edgemm-page-work")]
         assert len(threads) <= rtc.VIEWERS + 1

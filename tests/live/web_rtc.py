@@ -159,7 +159,8 @@ class _Sound(aiortc.AudioStreamTrack):
         self._sound, self._n, self._began_s = sound, 0, time.monotonic()
 
     async def recv(self):
-        await asyncio.sleep(max(0.0, self._began_s + self._n * 0.02 - time.monotonic()))
+        # As a microphone, which has a piece when it is over.
+        await asyncio.sleep(max(0.0, self._began_s + (self._n + 1) * 0.02 - time.monotonic()))
         piece = np.resize(self._sound[self._n * 320 :], 320) if self._n * 320 < len(self._sound) else np.zeros(320)
         frame = av.AudioFrame.from_ndarray((piece[None] * 32767).astype(np.int16), "s16", "mono")
         frame.pts, frame.sample_rate, frame.time_base = self._n * 320, 16_000, Fraction(1, 16_000)

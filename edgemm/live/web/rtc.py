@@ -9,7 +9,6 @@ import importlib.util
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
@@ -28,10 +27,12 @@ VIEWERS = 2
 SENDERS = 2
 # Offers of all pages, a second and at once.
 PER_S, BURST = 2.0, 10.0
-CONNECT_S = 6.0
+# From the answer on. A page gives up after 2 s (page/link.js).
+CONNECT_S = 3.0
 PING_S = 0.3
-# Together with PING_S: a page that is gone is noticed within 2 s.
-SILENCE_S = 1.2
+# Pings in a row: a page that is gone is noticed within 2 s. They are counted, not timed, as a machine that stands still
+# does so for both ends.
+UNANSWERED = 4
 NICENESS = 10
 
 _CLOSE_S = 1.0
@@ -76,6 +77,9 @@ class Media(Protocol):
 
     def answered(self) -> None:
         """The offer has its answer."""
+
+    def alive(self) -> bool:
+        """Whether anything has come since it was last asked. A page that is too busy to answer pings may still send."""
 
     def stop(self) -> None:
         """The connection is about to end. May be called without the others."""
@@ -185,7 +189,7 @@ class _Peer(Generic[M]):
         self._closing: asyncio.Task[None] | None = None
         # A connection that is closed while it opens its sockets would leave some open.
         self._answering = asyncio.Lock()
-        self._deadline_s = time.monotonic() + CONNECT_S
+        self._heard = False
 
     async def answer(self, offer: str) -> str:
         async with self._answering:
@@ -235,23 +239,30 @@ class _Peer(Generic[M]):
     def _opened(self, channel: Any) -> None:
         if self._channel is None:
             self._channel = channel
-            channel.on("message", self._heard)
+            channel.on("message", self._answered)
 
-    def _heard(self, message: object) -> None:
-        if not self.media.over:
-            self._deadline_s = time.monotonic() + SILENCE_S
+    def _answered(self, message: object) -> None:
+        self._heard = True
 
     async def _changed(self) -> None:
         if self._connection.connectionState in ("failed", "closed"):
             await self.close()
 
     async def _until_silent(self) -> None:
-        while time.monotonic() < self._deadline_s:
+        silent, most = 0, max(1, round(CONNECT_S / PING_S))
+        while silent < most:
             if self._channel is not None and self._channel.readyState == "open":
+                most = UNANSWERED
                 self._channel.send("over" if self.media.over else "ping")
             await asyncio.sleep(PING_S)
+            silent = 0 if self._is_there() else silent + 1
         self._watch = None
         await self.close()
+
+    def _is_there(self) -> bool:
+        """Whether there was a sign of the page since this was last asked; none counts once it is to end."""
+        heard, self._heard = self._heard or self.media.alive(), False
+        return heard and not self.media.over
 
 
 def status_of(error: EdgemmError) -> int:

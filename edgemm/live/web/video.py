@@ -79,6 +79,10 @@ class Outgoing:
     def answered(self) -> None:
         """The track flows by itself."""
 
+    def alive(self) -> bool:
+        """Whoever sees sends nothing."""
+        return False
+
     def stop(self) -> None:
         """Nothing more is sent."""
         if self._track is not None:

@@ -73,11 +73,13 @@ export class Capture {
   // --- WebRTC ---
 
   async send(media) {
-    if (!this.viewer || !window.RTCPeerConnection) return this.sendOtherwise(media);
+    if (!this.viewer) return this.sendOtherwise(media, "the run has no WebRTC");
+    if (!window.RTCPeerConnection) return this.sendOtherwise(media, "this browser has no WebRTC");
+    let connected = false;
     const link = new Link((over) => {
       if (this.media !== media) return;
       if (over) this.stop("Another page sends now.");
-      else this.sendOtherwise(media);
+      else this.sendOtherwise(media, connected ? "the WebRTC connection ended" : "WebRTC does not connect");
     });
     this.stops.push(() => link.close());
     try {
@@ -86,6 +88,7 @@ export class Capture {
         .map((track) => link.connection.addTransceiver(track, { direction: "sendonly" }).sender);
       const send = senders.map(({ track }) => (track.kind === "video" ? "camera" : "mic"));
       const wish = await link.open({ viewer: this.viewer, send });
+      connected = true;
       this.say("Sent by WebRTC");
       await Promise.all(senders.filter(({ track }) => track.kind === "video").map((sender) => fitted(sender, wish)));
     } catch {  // whatever it is, there is another way
@@ -95,9 +98,9 @@ export class Capture {
 
   // --- WebSockets ---
 
-  async sendOtherwise(media) {
+  async sendOtherwise(media, why) {
     try {
-      this.say("Sent by WebSocket");
+      this.say(`Sent by WebSocket: ${why}`);
       if (this.camera) await this.sendPictures(media);
       if (this.mic) await this.sendSound(media);
     } catch (error) {

@@ -1,5 +1,7 @@
 // A WebRTC connection to the server, which pings on a data channel. No address but the server's own is asked for or told.
-const ANSWER_MS = 6000, CONNECT_MS = 2000, SILENCE_MS = 3000, EVERY_MS = 250;
+const ANSWER_MS = 6000, EVERY_MS = 250;
+// Of EVERY_MS: 2 s to connect, 3 s without a ping. They are counted, as a page that stands still hears nothing.
+const CONNECT = 8, SILENCE = 12;
 
 export class Link {
   // `onEnd(over)` once where it does not come about or ends; with `over` the server wants no other way to be tried.
@@ -17,7 +19,7 @@ export class Link {
     channel.onclose = () => this.close();
     channel.onmessage = (message) => {
       if (message.data === "over") return this.close(true);
-      this.heard = performance.now();
+      this.left = SILENCE;
       channel.send("pong");
     };
     await this.connection.setLocalDescription();
@@ -30,8 +32,8 @@ export class Link {
     const answer = await response.json();
     if (!response.ok) throw new Error(answer.error?.message);
     await this.connection.setRemoteDescription({ type: "answer", sdp: answer.sdp });
-    this.heard = performance.now() + CONNECT_MS - SILENCE_MS;
-    this.watch = setInterval(() => performance.now() - this.heard > SILENCE_MS && this.close(), EVERY_MS);
+    this.left = CONNECT;
+    this.watch = setInterval(() => --this.left < 0 && this.close(), EVERY_MS);
     if (!(await connected)) throw new Error("it does not connect");
     return answer;
   }
