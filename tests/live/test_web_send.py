@@ -147,6 +147,41 @@ def test_frames_are_put_together_whatever_the_line_does(kind, most, lossy, shuff
     assert whole - 25 <= len(out) <= whole if lossy else len(out) >= len(sent) - 2
 
 
+def test_a_lossy_line_costs_pictures_and_moments_of_sound_and_no_more(run):
+    sink, keep, pipeline = run(**BOTH)
+    chance, lost = random.Random(0), []
+    with sender(sink, picture=picture, sound=speech_like(60.0, [(0.0, 60.0)])) as page:
+        assert page.send(sink)[0] == 200
+        until(lambda: "live" in states(keep, "camera"))
+        transport = page.link.getSenders()[0].transport
+        send = transport._send_rtp
+
+        async def send_most(data):
+            if chance.random() < 0.05:
+                lost.append(data)
+            else:
+                await send(data)
+
+        transport._send_rtp = send_most
+        before = pipeline.inputs.counts()["camera"].captured
+        until(lambda: len(lost) >= 20, 30)
+        transport._send_rtp = send
+        after = pipeline.inputs.counts()["camera"].captured
+        until(lambda: pipeline.inputs.counts()["camera"].captured > after + 5)
+        assert states(keep, "camera")[-1] == states(keep, "mic")[-1] == "live"
+    numbers = [number_of(item.image) for item in keep.items if isinstance(item, Frame)]
+    assert after - before > 15
+    assert None not in numbers[3:]  # what is decoded is whole
+    assert numbers == sorted(set(numbers))
+    blocks = keep.blocks()
+    assert sum(block.gap_s for block in blocks) < 0.5
+    span_s = blocks[-1].t_start_s - blocks[0].t_start_s
+    assert span_s == pytest.approx(len(blocks) * 0.032, abs=0.6)
+    heard = np.concatenate([block.samples for block in blocks])
+    quiet = np.abs(heard[: len(heard) // 160 * 160]).reshape(-1, 160).max(axis=1) < 0.02
+    assert 0 < quiet.mean() < 0.2
+
+
 def test_a_lost_packet_is_silence_and_more_is_a_gap():
     stamps, piece = Stamps(), np.ones(960, np.float32)
 
@@ -280,6 +315,13 @@ def test_a_picture_of_a_real_encoder_says_its_size():
         data += [bytes(packet) for packet in encoder.encode(frame)]
     data += [bytes(packet) for packet in encoder.encode()]
     assert [assembly.vp8_size_px(one) for one in data] == [(322, 242), None, None]
+
+
+def test_a_busy_machine_is_no_thin_line():
+    found = iter([None, (40_000, [7]), (2_000_000, [7])])
+    estimate = assembly.Estimate(SimpleNamespace(add=lambda **packet: next(found)))
+    told = [estimate.add(ssrc=7) for _ in range(3)]
+    assert told == [None, (assembly.LEAST_BITS_PER_S, [7]), (2_000_000, [7])]
 
 
 def test_an_aiortc_with_other_insides_is_not_used():

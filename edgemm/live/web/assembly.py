@@ -25,7 +25,14 @@ HELD_S = 0.25
 # A packet that is older than that by its number begins another numbering (RFC 3550, A.1).
 OLDEST = 100
 
-_INSIDE = tuple(f"_RTCRtpReceiver__{name}" for name in ("jitter_buffer", "decoder_queue", "decoder_error"))
+# What a page is asked to send at least, for pictures of 640x480. aiortc takes a machine that is busy for a line that is
+# full, down to where a page sends seconds too late; a page sends less by itself where packets are lost.
+LEAST_BITS_PER_S = 500_000
+
+_QUEUE, _WANTED, _BUFFER, _ESTIMATOR = _INSIDE = tuple(
+    f"_RTCRtpReceiver__{name}"
+    for name in ("decoder_queue", "decoder_error", "jitter_buffer", "remote_bitrate_estimator")
+)
 
 
 @dataclass(frozen=True)
@@ -145,8 +152,20 @@ class Waiting(queue.Queue[Any]):
             self._wanted.set()
 
 
+class Estimate:
+    """aiortc's estimate of the line's rate, but no less than `LEAST_BITS_PER_S`."""
+
+    def __init__(self, estimator: Any) -> None:
+        self._estimator = estimator
+
+    def add(self, **packet: Any) -> tuple[int, list[int]] | None:
+        """Takes a packet; where there is a new estimate, it and the streams that share it."""
+        found: tuple[int, list[int]] | None = self._estimator.add(**packet)
+        return None if found is None else (max(found[0], LEAST_BITS_PER_S), found[1])
+
+
 def take_over(receiver: Any, kind: str, codec: Any) -> tuple[Assembly, Waiting]:
-    """Puts both into a receiver of aiortc (1.16), which has no bounds of its own.
+    """Puts them into a receiver of aiortc (1.16), which has no bounds of its own.
 
     Raises RuntimeUnavailable where aiortc's insides are not what they were.
     """
@@ -154,10 +173,12 @@ def take_over(receiver: Any, kind: str, codec: Any) -> tuple[Assembly, Waiting]:
         raise RuntimeUnavailable(
             "this version of aiortc cannot be used to receive", hint='pip install "aiortc==1.16.0"'
         )
-    waiting = Waiting(kind, getattr(receiver, _INSIDE[2]))
+    waiting = Waiting(kind, getattr(receiver, _WANTED))
     assembly = Assembly(kind, codec, waiting)
-    setattr(receiver, _INSIDE[0], assembly)
-    setattr(receiver, _INSIDE[1], waiting)
+    setattr(receiver, _BUFFER, assembly)
+    setattr(receiver, _QUEUE, waiting)
+    if kind == "video":
+        setattr(receiver, _ESTIMATOR, Estimate(getattr(receiver, _ESTIMATOR)))
     return assembly, waiting
 
 
