@@ -111,6 +111,17 @@ def test_sound_is_whole_and_its_times_are_those_of_the_pictures(run):
     assert -0.04 < dark_s - end_s < 0.15
 
 
+@pytest.mark.parametrize("ppm", [-400, 0, 400])
+def test_sounds_times_follow_a_clock_that_goes_wrong_on_a_line_that_is_never_even(ppm):
+    chance, stamps, off_ms = random.Random(0), Stamps(), []
+    for n in range(100_000):
+        recorded_s = n * 0.02 * (1 + ppm * 1e-6)
+        stamps.came(n * 960, recorded_s + 0.02 + 0.005 + chance.expovariate(1 / 0.03))
+        start_s = stamps.sound(np.zeros(960, np.float32), n * 960).t_monotonic_s
+        off_ms.append(1e3 * (start_s - recorded_s))
+    assert 4 < min(off_ms[500:]) <= max(off_ms[500:]) < 12  # 5 ms at the least is what the line takes
+
+
 @pytest.mark.parametrize(("lossy", "shuffled"), [(0.0, 0), (0.0, 2), (0.02, 2), (0.2, 3)])
 @pytest.mark.parametrize(("kind", "most"), [("video", 5), ("audio", 1)])
 def test_frames_are_put_together_whatever_the_line_does(kind, most, lossy, shuffled, monkeypatch):
