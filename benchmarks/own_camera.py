@@ -113,7 +113,7 @@ def lateness_s(keep: KeepSink, changes: list[tuple[float, bool]]) -> list[float]
         loud = np.abs(np.concatenate([block.samples for block in near])) > 0.1
         quiet_for = 32  # samples without a peak of the tone
         spans = np.convolve(loud, np.ones(quiet_for), "full")[: len(loud)] > 0
-        changed = np.flatnonzero(spans if on else ~spans)
+        changed = quiet_for + np.flatnonzero((spans if on else ~spans)[quiet_for:])
         if len(changed):
             at = int(changed[0]) - (0 if on else quiet_for)
             late.append(near[at // 512].t_start_s + at % 512 / 16_000 - at_s)
