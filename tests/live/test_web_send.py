@@ -19,7 +19,7 @@ from edgemm.live.frames import Frame
 from edgemm.live.options import StreamOptions
 from edgemm.live.pipeline import Pipeline
 from edgemm.live.sinks.base import SinkLimits
-from edgemm.live.sources.browser import PICTURE_PX
+from edgemm.live.sources.browser import PICTURE_BYTES, PICTURE_PX
 from edgemm.live.web import assembly, rtc
 from edgemm.live.web.assembly import HELD, Assembly, Waiting
 from edgemm.live.web.incoming import Stamps
@@ -156,6 +156,25 @@ def test_frames_are_put_together_whatever_the_line_does(kind, most, lossy, shuff
     whole = len(sent) - len({packet.frame for packet in line if id(packet) in lost})
     # The last ones may still wait for what is lost, and the first may have been overtaken.
     assert whole - 25 <= len(out) <= whole if lossy else len(out) >= len(sent) - 2
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_packets_at_random_neither_fail_nor_pile_up(kind):
+    chance, waiting = random.Random(0), Waiting(kind, threading.Event())
+    one = Assembly(kind, "codec", waiting)
+    for n in range(20_000):
+        data = chance.randbytes(chance.choice((0, 1, 30, 1200)))
+        one.add(SimpleNamespace(
+            sequence_number=chance.choice((n % 65_536, chance.randrange(65_536))), payload=data, _data=data[1:],
+            timestamp=chance.choice((n * 3000 % 2**32, chance.randrange(2**32))), marker=chance.randrange(2),
+        ))  # fmt: skip
+        assert len(one._held) <= HELD[kind]
+        assert waiting.qsize() <= assembly.WAITING[kind]
+    video = Assembly("video", "codec", Waiting("video", threading.Event()))
+    for n in range(10_000):  # one picture without an end
+        data = b"\x10" + bytes(1200)
+        video.add(SimpleNamespace(sequence_number=n, payload=data[n > 0 :], _data=bytes(1200), timestamp=0, marker=0))
+        assert sum(map(len, video._parts[:1])) * len(video._parts) <= PICTURE_BYTES
 
 
 def test_a_lossy_line_costs_pictures_and_moments_of_sound_and_no_more(run):
