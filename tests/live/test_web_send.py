@@ -79,7 +79,7 @@ def test_tracks_become_frames_and_a_transcript(run):
         until(lambda: [e for e in keep.of("transcript") if e.final])
         until(lambda: keep.of("labels"))
         until(lambda: pipeline.inputs.counts()["camera"].captured >= 20)
-        assert states(keep, "camera") == states(keep, "mic") == ["opening", "live"]
+        assert states(keep, "camera")[:2] == states(keep, "mic")[:2] == ["opening", "live"]
     assert keep.of("labels")[0].labels[0].label == "red"
     said = next(e for e in keep.of("transcript") if e.final)
     assert 0.6 < float(said.text.split()[0]) < 1.6

@@ -239,9 +239,9 @@ class _Peer(Generic[M]):
     def _opened(self, channel: Any) -> None:
         if self._channel is None:
             self._channel = channel
-            channel.on("message", self._answered)
+            channel.on("message", self._hear)
 
-    def _answered(self, message: object) -> None:
+    def _hear(self, message: object) -> None:
         self._heard = True
 
     async def _changed(self) -> None:
@@ -261,8 +261,9 @@ class _Peer(Generic[M]):
 
     def _is_there(self) -> bool:
         """Whether there was a sign of the page since this was last asked; none counts once it is to end."""
-        heard, self._heard = self._heard or self.media.alive(), False
-        return heard and not self.media.over
+        came = self.media.alive()
+        heard, self._heard = self._heard, False
+        return (came or heard) and not self.media.over
 
 
 def status_of(error: EdgemmError) -> int:
