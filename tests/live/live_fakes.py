@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from edgemm.live.events import Event
+from edgemm.live.frames import AudioBlock
 from edgemm.live.sinks.base import Item, SinkContext, SinkLimits
 from edgemm.results import Answer, Caption, DetectedObject, Detections, Label, Labels, Transcript
 
@@ -108,6 +109,9 @@ class KeepSink:
     def events(self) -> list[Event]:
         return [item for item in self.items if isinstance(item, Event)]
 
+    def blocks(self) -> list[AudioBlock]:
+        return [item for item in self.items if isinstance(item, AudioBlock)]
+
     def of(self, event_type: str) -> list[Event]:
         return [event for event in self.events if event.type == event_type]
 
@@ -200,6 +204,17 @@ def until(ready: Callable[[], object], timeout_s: float = 10.0) -> None:
     while not ready():
         assert time.monotonic() < deadline, "it did not come true"
         time.sleep(0.01)
+
+
+def within(seconds: float, ready: Callable[[], object]) -> None:
+    """Something comes true so soon. Time in which the machine did not run this thread is not counted: it runs nothing
+    else then, either."""
+    step_s, left_s = 0.01, seconds
+    while not ready():
+        assert left_s > 0, f"it did not come true within {seconds} s"
+        began_s = time.monotonic()
+        time.sleep(step_s)
+        left_s -= min(time.monotonic() - began_s, 2 * step_s)
 
 
 def open_files() -> int:

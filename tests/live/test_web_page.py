@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import threading
 import time
 from contextlib import ExitStack
 from importlib.resources import files
@@ -11,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
+import edgemm
+from edgemm.errors import BundleError
 from edgemm.live.frames import Frame
 from edgemm.live.options import StreamOptions
 from edgemm.live.pipeline import Pipeline
 from edgemm.live.sinks.base import SinkLimits
 from edgemm.live.sources.testing import read_clock
-from tests.live.live_fakes import FakeModel, KeepSink, Seeing, until
-from tests.live.web_browser import CLOCK, Browser, chromium, write_wav, write_y4m
+from tests.live.live_fakes import FakeModel, KeepSink, Seeing, until, within
+from tests.live.web_browser import CLOCK, Browser, chromium, write_clip, write_question, write_wav, write_y4m
 from tests.live.web_clients import WebSink, running
 
 # A hash of the picture that is shown.
@@ -32,6 +36,32 @@ BOXES = """document.querySelector("#boxes").getContext("2d")
   .getImageData(0, 0, document.querySelector("#boxes").width, document.querySelector("#boxes").height)
   .data.some((value) => value > 0)"""
 
+
+# What every page of a browser runs first: it has no WebRTC, or what it sends never arrives.
+WITHOUT = {
+    "WebRTC": "",
+    "WebSocket": "delete window.RTCPeerConnection",
+    "WebSocket where WebRTC does not connect": r"""
+      const set = RTCPeerConnection.prototype.setRemoteDescription;
+      RTCPeerConnection.prototype.setRemoteDescription = function ({ type, sdp }) {
+        return set.call(this, { type, sdp: sdp.replace(/^(a=candidate:.*) [0-9]+ typ/gm, "$1 9 typ") });
+      };
+    """,
+}
+
+# What a person is told.
+TOLD = {
+    "WebRTC": "Sent by WebRTC",
+    "WebSocket": "Sent by WebSocket: this browser has no WebRTC",
+    "WebSocket where WebRTC does not connect": "Sent by WebSocket: WebRTC does not connect",
+}
+# How many ms it takes until that is told.
+UNTIL_SENT = """(async () => {
+  const began = performance.now();
+  while (!document.querySelector("#own-state").innerText) await new Promise((done) => setTimeout(done, 50));
+  return performance.now() - began;
+})()"""
+ENDED = "Sent by WebSocket: the WebRTC connection ended"
 
 # The id of the frame that is shown, as the page has it.
 FRAME = "document.querySelector('#video').dataset.frame"
@@ -123,7 +153,7 @@ def test_a_browser_that_is_killed_is_noticed_within_two_seconds(browser):
         page.open(sink.url)
         page.until("document.querySelector('#way').innerText === 'Pictures by WebRTC'")
         page.close()
-        until(lambda: sink._server.peers.viewers == sink.pictures.viewers == len(sink._server._viewers) == 0, 2)
+        within(2, lambda: sink._server.peers.viewers == sink.pictures.viewers == len(sink._server._viewers) == 0)
 
 
 def test_another_camera_comes_by_webrtc_too(browser):
@@ -242,28 +272,50 @@ def test_every_control_has_a_name_and_is_reached_by_keyboard(browser):
         assert {"question", "Ask", "classify", "detect", "caption", "events"} <= stops
 
 
-def test_the_viewers_own_camera_and_microphone(browser, tmp_path):
-    video, sound = tmp_path / "own.y4m", tmp_path / "own.wav"
-    write_y4m(video)
-    write_wav(sound)
+def fake_devices(folder, write_video, write_sound):
+    """The switches of a browser whose camera and microphone are such files."""
+    video, sound = folder / "own.y4m", folder / "own.wav"
+    write_video(video)
+    write_sound(sound)
+    return (
+        "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-video-capture={video}", f"--use-file-for-fake-audio-capture={sound}",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def own(tmp_path):
+    return fake_devices(tmp_path, write_y4m, write_wav)
+
+
+def grant(page):
+    """Presses the button that gives camera and microphone."""
+    page.until(
+        "!document.querySelector('#own').hidden && document.querySelector('#consent').innerText.includes('camera')"
+    )
+    page.js("document.querySelector('#consent').click()")
+
+
+@pytest.mark.parametrize("way", ["WebRTC", "WebSocket", "WebSocket where WebRTC does not connect"])
+def test_the_viewers_own_camera_and_microphone(browser, own, way):
+    if way == "WebRTC":
+        pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
     sink = WebSink("127.0.0.1:0")
     with running(sink, camera="browser://", mic="browser://", tasks=("classify", "transcribe")):
-        page = browser(
-            "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
-            f"--use-file-for-fake-video-capture={video}", f"--use-file-for-fake-audio-capture={sound}",
-        )  # fmt: skip
+        page = browser(*own)
+        page.call("Page.addScriptToEvaluateOnNewDocument", source=WITHOUT[way])
         page.open(sink.url)
-        page.until(
-            "!document.querySelector('#own').hidden && document.querySelector('#consent').innerText.includes('camera')"
-        )
         began = time.monotonic()
-        page.js("document.querySelector('#consent').click()")
+        grant(page)
+        assert page.js(UNTIL_SENT) < 8000  # 6 s for an answer, 2 s to connect
+        assert page.text("#own-state") == TOLD[way]
         page.until("document.querySelector('#video').width === 320")
         first_s = time.monotonic() - began
         seen = set()
         until(lambda: seen.add(page.js(LOOK)) or len(seen) >= 3, 30)
         page.until("document.querySelector('#transcript').innerText.includes('seconds of sound')", 30)
-        assert "mic: live" in page.text("#sources")
+        assert re.search(r"mic: (live|back)", page.text("#sources"))  # back where the machine stood still
+        until(lambda: sink._server.peers.senders == (way == "WebRTC"))  # the server gives it up a second after the page
         lines = "document.querySelectorAll('#transcript li:has(span:not(.partial))').length"
         page.js("document.querySelector('#listen').click()")
         time.sleep(3.0)
@@ -273,6 +325,52 @@ def test_the_viewers_own_camera_and_microphone(browser, tmp_path):
         page.js("document.querySelector('#talk').dispatchEvent(new PointerEvent('pointerdown'))")
         page.until(f"{lines} > {quiet}")
         assert first_s < 20
+        if way == "WebRTC":  # and where it ends later, it goes on by WebSocket
+            asyncio.run_coroutine_threadsafe(sink._server.peers.close(), sink._loop).result(5)
+            page.until(f"document.querySelector('#own-state').innerText === '{ENDED}'", 5)
+            page.until("document.querySelector('#sources').innerText.includes('camera: back')", 10)
         page.js("document.querySelector('#consent').click()")
         page.until("document.querySelector('#sources').innerText.includes('camera: lost')", 5)
+        assert not page.errors()
+
+
+def test_a_killed_browser_that_sends_is_noticed_within_two_seconds(browser, own):
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, camera="browser://", mic="browser://", tasks=("classify", "transcribe")) as pipeline:
+        page = browser(*own)
+        page.open(sink.url)
+        grant(page)
+        page.until("document.querySelector('#own-state').innerText === 'Sent by WebRTC'")
+        until(lambda: pipeline.inputs.counts()["camera"].captured > 5, 30)
+        page.close()
+        within(2, lambda: sink._server.peers.senders == 0)
+        within(1, lambda: not [thread for thread in threading.enumerate() if thread.name.endswith("-decoder")])
+        taken = pipeline.inputs.counts()["camera"].captured
+        time.sleep(0.5)
+        assert pipeline.inputs.counts()["camera"].captured == taken
+
+
+def test_a_spoken_question_is_answered_over_pictures_that_came_by_webrtc(browser, tmp_path):
+    """The default bundle, a fake camera that shows the clip, and a voice that asks."""
+    pytest.importorskip("aiortc", reason="the extra webrtc is not installed")
+    try:
+        model = edgemm.load()
+    except BundleError as error:
+        pytest.skip(str(error))
+    own = fake_devices(tmp_path, write_clip, lambda path: write_question(path, "What is in the picture?"))
+    sink = WebSink("127.0.0.1:0")
+    with running(sink, model, camera="browser://", mic="browser://") as pipeline:
+        page = browser(*own)
+        page.open(sink.url)
+        grant(page)
+        page.until("document.querySelector('#own-state').innerText === 'Sent by WebRTC'")
+        page.until("document.querySelector('#caption').innerText.length > 5", 60)
+        page.until("document.querySelector('#transcript').innerText.toLowerCase().includes('in the picture')", 90)
+        page.until("document.querySelector('#answers .a:not(.going)')?.innerText.length > 1", 90)
+        assert "in the picture" in page.text("#answers .q").lower()
+        # From the first picture to the answer they came this way.
+        assert page.text("#own-state") == "Sent by WebRTC"
+        assert sink._server.peers.senders == 1
+        assert pipeline.inputs.counts()["camera"].captured > 10
         assert not page.errors()

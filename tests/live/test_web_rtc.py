@@ -12,7 +12,6 @@ import time
 from contextlib import ExitStack
 
 import numpy as np
-import psutil
 import pytest
 
 from edgemm.errors import InputError
@@ -21,22 +20,15 @@ from edgemm.live.pipeline import Pipeline
 from edgemm.live.sinks.base import SinkLimits
 from edgemm.live.sources.testing import read_clock
 from edgemm.live.web import rtc, video
-from tests.live.live_fakes import FakeModel, KeepSink, open_files, until
+from tests.live.live_fakes import FakeModel, KeepSink, open_files, until, within
 from tests.live.web_clients import Page, WebSink, mjpeg, running
-from tests.live.web_rtc import Viewer, aiortc, named, post, viewer
+from tests.live.web_rtc import Viewer, aiortc, held, named, post, viewer
 
 PATTERN = "test://?size=320x240&fps=15"
 
 
 def peers(sink):
     return sink._server.peers.viewers
-
-
-def held(sink):
-    """What the page holds on to: tasks of its loop, and sockets of this process."""
-    gc.collect()
-    connections = [one for one in psutil.Process().net_connections("inet") if one.type == socket.SOCK_DGRAM]
-    return len(asyncio.all_tasks(sink._loop)), len(connections)
 
 
 # --- what comes -----------------------------------------------------------------------------------
@@ -294,7 +286,7 @@ def test_a_viewer_that_is_gone_is_noticed_within_two_seconds_and_nothing_is_left
                 until(lambda: len(one.pictures) > 3 and one.pings)
                 assert held(sink) > before
                 gone(one)
-                until(lambda: peers(sink) == 0, 2.0)
+                within(2, lambda: peers(sink) == 0)
             until(lambda: held(sink) <= before, 3)
         threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("edgemm-page-work")]
         assert len(threads) <= rtc.VIEWERS + 1

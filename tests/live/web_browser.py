@@ -154,6 +154,26 @@ def write_y4m(path):
     path.write_bytes(b"YUV4MPEG2 W320 H240 F15:1 Ip A1:1 C420jpeg\n" + frames)
 
 
+def write_clip(path):
+    """The clip's first two seconds, 320 x 240, as a browser's camera."""
+    with av.open(str(CLIP)) as clip, path.open("wb") as out:
+        out.write(b"YUV4MPEG2 W320 H240 F15:1 Ip A1:1 C420jpeg\n")
+        for frame in itertools.islice(clip.decode(video=0), 30):
+            out.write(b"FRAME\n" + frame.reformat(320, 240, "yuv420p").to_ndarray().tobytes())
+
+
+def write_question(path, text):
+    """Somebody who asks (flite, whose words are heard as they are written) and is silent for 4 s, again and again."""
+    if shutil.which("flite") is None:
+        pytest.skip("flite is not installed (apt-get install flite)")
+    subprocess.run(["flite", "-voice", "slt", "-t", text, "-o", path], check=True)
+    with wave.open(str(path)) as spoken:
+        parameters, data = spoken.getparams(), spoken.readframes(spoken.getnframes())
+    with wave.open(str(path), "wb") as out:
+        out.setparams(parameters)
+        out.writeframes(data + bytes(4 * parameters.framerate * parameters.sampwidth))
+
+
 def write_wav(path):
     """The clip's speech as a browser's microphone: browsers take a tone for noise and suppress it."""
     resampler = av.AudioResampler("s16", "mono", 16_000)

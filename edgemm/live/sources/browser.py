@@ -6,6 +6,7 @@ one that was opened last, and one sender, the page that came last: a process can
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -106,12 +107,13 @@ class Inbox(Generic[T]):
                 self._changed.notify_all()
 
 
-CAMERA: Inbox[bytes] = Inbox(1)
-MICROPHONE: Inbox[tuple[int, bytes]] = Inbox(PIECES)
+# Pictures are decoded, or converted, by whoever takes them: uint8 [H, W, 3] RGB, None for what is no picture.
+CAMERA: Inbox[Callable[[], NDArray[np.uint8] | None]] = Inbox(1)
+MICROPHONE: Inbox[Sound] = Inbox(PIECES)
 
 
 class BrowserVideo:
-    """Pictures that a page sends as JPEG, one at a time: it is asked for the next when this one was taken."""
+    """The newest picture that a page has sent."""
 
     def __init__(self, spec: str, wish: Wish) -> None:
         _check(spec)
@@ -125,7 +127,7 @@ class BrowserVideo:
     def read(self) -> Picture:
         """Waits for a picture; broken ones are counted."""
         while True:
-            image = decoded(CAMERA.take(self._reader, began=self._began))
+            image = CAMERA.take(self._reader, began=self._began)()
             self._began = True
             if image is not None:
                 return image, None
@@ -139,7 +141,7 @@ class BrowserVideo:
 
 
 class BrowserSound:
-    """Sound that a page sends as 16-bit PCM, mono, little-endian."""
+    """The sound that a page sends."""
 
     def __init__(self, spec: str) -> None:
         _check(spec)
@@ -151,11 +153,10 @@ class BrowserSound:
 
     def read(self) -> Sound:
         """Waits for sound."""
-        rate_hz, data = MICROPHONE.take(self._reader, began=self._began)
+        sound = MICROPHONE.take(self._reader, began=self._began)
         self._began = True
         lost, MICROPHONE.lost = MICROPHONE.lost, False
-        samples = np.frombuffer(data, "<i2", len(data) // 2).astype(np.float32) / np.float32(32768)
-        return Sound(samples, rate_hz, lost=lost)
+        return dataclasses.replace(sound, lost=True) if lost else sound
 
     def interrupt(self) -> None:
         """Lets a waiting `read` go."""
@@ -164,15 +165,25 @@ class BrowserSound:
     close = interrupt
 
 
+def pcm(data: bytes, rate_hz: int) -> Sound:
+    """16-bit PCM, mono, little-endian, as sound; half a sample at the end is left out."""
+    samples = np.frombuffer(data, "<i2", len(data) // 2).astype(np.float32) / np.float32(32768)
+    return Sound(samples, rate_hz)
+
+
 def decoded(data: bytes) -> NDArray[np.uint8] | None:
     """A JPEG as uint8 [H, W, 3] RGB; None for what is none, or is larger than `PICTURE_PX` on a side."""
     import cv2
 
-    size_px = jpeg_size_px(data)
-    if size_px is None or not 0 < min(size_px) <= max(size_px) <= PICTURE_PX:
+    if not fits(jpeg_size_px(data)):
         return None
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     return None if image is None else np.ascontiguousarray(image[:, :, ::-1])
+
+
+def fits(size_px: tuple[int, int] | None) -> bool:
+    """Whether a picture of this size is decoded."""
+    return size_px is not None and 0 < min(size_px) <= max(size_px) <= PICTURE_PX
 
 
 def jpeg_size_px(data: bytes) -> tuple[int, int] | None:

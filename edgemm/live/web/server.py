@@ -17,7 +17,7 @@ from edgemm.errors import EdgemmError, InputError, SinkError, missing_extra
 from edgemm.live.events import Event, StartedEvent, StatusEvent, SummaryEvent, TranscriptEvent
 from edgemm.live.sinks.base import SinkContext
 from edgemm.live.sinks.questions import document_of, reply
-from edgemm.live.web.capture import Senders
+from edgemm.live.web.capture import Senders, wish
 from edgemm.live.web.guard import HEADERS, Guard, Rate
 from edgemm.live.web.pictures import Pictures
 from edgemm.live.web.rtc import Peers, Unavailable, available, status_of
@@ -33,8 +33,8 @@ _ASSETS = {
     "page.css": "text/css",
     **dict.fromkeys(
         (
-            "page.js", "boxes.js", "capture.js", "history.js", "numbers.js", "player.js", "record.js", "rtc.js",
-            "timeline.js", "worklet.js",
+            "page.js", "boxes.js", "capture.js", "history.js", "link.js", "numbers.js", "player.js", "record.js",
+            "rtc.js", "timeline.js", "worklet.js",
         ),
         "text/javascript",
     ),
@@ -273,26 +273,37 @@ class Server:
             viewer.transport.abort()
 
     async def _offer(self, request: Any) -> Any:
-        """`{"viewer": …, "source": …, "sdp": …}` of a page that follows the events, answered by `{"sdp": …}`."""
+        """`{"viewer": …, "sdp": …}` of a page that follows the events, with the `source` that it wants to see or, as
+        `send`, what it wants to send (`camera`, `mic`); answered by `{"sdp": …}`, with what is wanted of a sender."""
         from aiohttp import web
 
         try:
             async with asyncio.timeout(self._patience_s):
                 document = document_of(await request.read())
-            return web.json_response({"sdp": await self._answer(document)})
+            return web.json_response(await self._answer(document))
         except EdgemmError as error:
             return web.json_response({"error": error.as_dict()}, status=status_of(error))
         except TimeoutError:
             raise web.HTTPRequestTimeout from None
 
-    async def _answer(self, document: dict[str, Any]) -> str:
+    async def _answer(self, document: dict[str, Any]) -> dict[str, Any]:
         if not self._rtc:
             raise missing_extra("aiortc", "webrtc") if not available() else Unavailable("this run is not in real time")
         viewer = next((one for one in self._viewers if one.id == document.get("viewer")), None)
-        source, offer = document.get("source"), document.get("sdp")
-        if viewer is None or not isinstance(source, str) or not isinstance(offer, str):
+        source, names, offer = document.get("source"), document.get("send"), document.get("sdp")
+        if viewer is None or not isinstance(offer, str):
             raise InputError("the offer is not that of an open page", hint="reload the page")
-        return await self.peers.answer(viewer, source, offer, lambda: self._ending or viewer not in self._viewers)
+
+        def gone() -> bool:
+            return self._ending or viewer not in self._viewers
+
+        if isinstance(source, str):
+            return {"sdp": await self.peers.answer(viewer, source, offer, gone)}
+        if not isinstance(names, list) or not names or not all(name in ("camera", "mic") for name in names):
+            raise InputError("the offer says neither what to see nor what is sent", hint="reload the page")
+        if refusal := next(filter(None, map(self.senders.refusal, names)), None):
+            raise Unavailable(refusal)
+        return {"sdp": await self.peers.receive(viewer, names, self.senders, offer, gone), **wish()}
 
     # --- messages -----------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,33 @@ class Feed:
         t_s = frame.t_capture_s - self._start_s + (time.monotonic() - self._put_s if again else 0.0)
         self._pts = max(self._pts + 1, round(t_s * CLOCK_HZ))
         return frame, self._pts
+
+
+class Outgoing:
+    """The pictures of one camera for one page."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.kinds: Sequence[str] = ("video",)
+        self.direction, self.over = "recvonly", False
+        self.feed = feed
+        self._track: Any = None
+
+    def attach(self, connection: Any) -> None:
+        """Before the offer is read."""
+        self._track = track(self.feed)
+        connection.addTransceiver(self._track, direction="sendonly")
+
+    def answered(self) -> None:
+        """The track flows by itself."""
+
+    def alive(self) -> bool:
+        """Whoever sees sends nothing."""
+        return False
+
+    def stop(self) -> None:
+        """Nothing more is sent."""
+        if self._track is not None:
+            self._track.stop()
 
 
 def track(feed: Feed) -> Any:

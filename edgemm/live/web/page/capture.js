@@ -1,12 +1,14 @@
-// This device's camera and microphone as the run's source. Pictures go one at a time, when the one before was taken;
-// sound goes as 16-bit PCM.
+// This device's camera and microphone as the run's source: by WebRTC or, where that does not come about or ends, by
+// WebSockets. There pictures go one at a time, when the one before was taken; sound goes as 16-bit PCM.
+import { Link } from "./link.js";
+
 const QUALITY = 0.8;
 
 export class Capture {
   constructor($) {
     this.$ = $;
     this.camera = this.mic = false;
-    this.media = null;
+    this.media = this.viewer = null;
     this.held = false;
     $("consent").onclick = () => (this.media ? this.stop() : this.start());
     const hold = (on) => { this.held = on; $("talk").classList.toggle("on", on); this.gate(); };
@@ -51,8 +53,8 @@ export class Capture {
       this.stops = [];
       this.label();
       this.say("");
-      if (this.camera) await this.sendPictures(media);
-      if (this.mic) await this.sendSound(media);
+      this.gate();
+      this.send(media);
       for (const track of media.getTracks()) track.onended = () => this.stop("The device was taken away.");
     } catch (error) {
       this.stop(error.name === "NotAllowedError" ? "The browser did not allow it." : `It did not work: ${error.message}`);
@@ -66,6 +68,44 @@ export class Capture {
     for (const stop of this.stops) stop();
     this.label();
     this.say(text);
+  }
+
+  // --- WebRTC ---
+
+  async send(media) {
+    if (!this.viewer) return this.sendOtherwise(media, "the run has no WebRTC");
+    if (!window.RTCPeerConnection) return this.sendOtherwise(media, "this browser has no WebRTC");
+    let connected = false;
+    const link = new Link((over) => {
+      if (this.media !== media) return;
+      if (over) this.stop("Another page sends now.");
+      else this.sendOtherwise(media, connected ? "the WebRTC connection ended" : "WebRTC does not connect");
+    });
+    this.stops.push(() => link.close());
+    try {
+      const senders = media.getTracks()
+        .sort((one, other) => (one.kind < other.kind) - (one.kind > other.kind))  // video first
+        .map((track) => link.connection.addTransceiver(track, { direction: "sendonly" }).sender);
+      const send = senders.map(({ track }) => (track.kind === "video" ? "camera" : "mic"));
+      const wish = await link.open({ viewer: this.viewer, send });
+      connected = true;
+      this.say("Sent by WebRTC");
+      await Promise.all(senders.filter(({ track }) => track.kind === "video").map((sender) => fitted(sender, wish)));
+    } catch {  // whatever it is, there is another way
+      link.close();
+    }
+  }
+
+  // --- WebSockets ---
+
+  async sendOtherwise(media, why) {
+    try {
+      this.say(`Sent by WebSocket: ${why}`);
+      if (this.camera) await this.sendPictures(media);
+      if (this.mic) await this.sendSound(media);
+    } catch (error) {
+      this.stop(`It did not work: ${error.message}`);
+    }
   }
 
   open(path) {
@@ -128,14 +168,24 @@ export class Capture {
     node.port.onmessage = (e) => {
       if (socket.readyState === WebSocket.OPEN && socket.bufferedAmount < 1e6) socket.send(e.data);
     };
-    this.node = node;
     source.connect(node);
     await context.resume();
-    this.gate();
   }
 
   // Silence is sent while nobody is to be heard, so that the run's clock goes on.
   gate() {
-    this.node?.port.postMessage(this.held || this.$("listen").checked);
+    for (const track of this.media?.getAudioTracks() ?? []) track.enabled = this.held || this.$("listen").checked;
   }
+}
+
+// No larger and no more often than the run wants; where the line is thin, fewer pictures and not smaller ones.
+function fitted(sender, wish) {
+  const parameters = sender.getParameters();
+  const { width, height } = sender.track.getSettings();
+  parameters.degradationPreference = "maintain-resolution";
+  for (const encoding of parameters.encodings) {
+    encoding.maxFramerate = wish.fps;
+    encoding.scaleResolutionDownBy = Math.max(1, width / wish.width_px, height / wish.height_px) || 1;
+  }
+  return sender.setParameters(parameters).catch(() => {});  // a browser may not have all of it
 }

@@ -86,7 +86,10 @@ function begin(e) {
 function page(p) {
   state.sizes = p.sizes_px;
   state.tasks = p.tasks;
-  if (p.viewer) player.name(p.viewer);
+  if (p.viewer) {
+    capture.viewer = p.viewer;
+    player.name(p.viewer);
+  }
   $("asking").hidden = !p.ask;
   const switches = Object.keys(p.tasks).filter((task) => !["answer", "transcribe"].includes(task));
   buttons($("tasks"), switches, (task) => p.tasks[task], (task, on) => send({ task, on: !on }));

@@ -1,7 +1,8 @@
-// Pictures by WebRTC. No address but the server's own is asked for or told. The last rows of each picture say which
-// frame it is (as in live/web/video.py): what was found in a frame is drawn over that very frame.
+// Pictures by WebRTC. The last rows of each picture say which frame it is (as in live/web/video.py): what was found in a
+// frame is drawn over that very frame.
+import { Link } from "./link.js";
+
 const STRIP_PX = 16, BITS = 40, SALT = 0x5a;
-const CONNECT_MS = 6000, SILENCE_MS = 3000;
 const UNREADABLE = 30;
 
 export class Rtc {
@@ -9,7 +10,6 @@ export class Rtc {
   constructor(onPicture, onEnd) {
     this.onPicture = onPicture;
     this.onEnd = onEnd;
-    this.heard = performance.now() + CONNECT_MS - SILENCE_MS;
     this.unreadable = 0;
     this.video = document.createElement("video");
     this.video.muted = this.video.playsInline = true;
@@ -22,22 +22,10 @@ export class Rtc {
 
   async open(viewer, source) {
     try {
-      const link = (this.link = new RTCPeerConnection({ bundlePolicy: "max-bundle" }));
-      const { receiver } = link.addTransceiver("video", { direction: "recvonly" });
+      this.link = new Link(() => this.close());
+      const { receiver } = this.link.connection.addTransceiver("video", { direction: "recvonly" });
       receiver.jitterBufferTarget = 0;
-      link.onconnectionstatechange = () => ["failed", "closed"].includes(link.connectionState) && this.close();
-      const channel = link.createDataChannel("alive");
-      channel.onclose = () => this.close();
-      channel.onmessage = () => { this.heard = performance.now(); channel.send("pong"); };
-      this.watch = setInterval(() => performance.now() - this.heard > SILENCE_MS && this.close(), 500);
-      await link.setLocalDescription();
-      const answer = await fetch("/rtc/offer", {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ viewer, source, sdp: link.localDescription.sdp }),
-      });
-      if (!answer.ok) throw new Error((await answer.json()).error?.message);
-      await link.setRemoteDescription({ type: "answer", sdp: (await answer.json()).sdp });
+      await this.link.open({ viewer, source });
       this.video.srcObject = new MediaStream([receiver.track]);
       this.next();
       await this.video.play();
@@ -80,7 +68,6 @@ export class Rtc {
   close() {
     const { onEnd } = this;
     this.onEnd = null;
-    clearInterval(this.watch);
     this.link?.close();
     this.video.srcObject = null;
     onEnd?.();

@@ -2,17 +2,15 @@
 class Pcm extends AudioWorkletProcessor {
   constructor() {
     super();
-    this.heard = true;
     this.piece = new Int16Array(Math.round(sampleRate * 0.032));
     this.filled = 0;
-    this.port.onmessage = (e) => { this.heard = e.data; };
   }
 
   process(inputs) {
     const samples = inputs[0][0];
     if (!samples) return true;
     for (const sample of samples) {
-      this.piece[this.filled++] = this.heard ? Math.max(-1, Math.min(1, sample)) * 32767 : 0;
+      this.piece[this.filled++] = Math.max(-1, Math.min(1, sample)) * 32767;
       if (this.filled === this.piece.length) {
         const full = this.piece.buffer;
         this.piece = new Int16Array(this.piece.length);
