@@ -40,10 +40,9 @@ class PictureToText(Texts):
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[str]:
         said = []
-        for sample in samples:
-            feeds = to(model.device, self.asked(sample, training=False))
-            ids = model.generate(**feeds, max_new_tokens=self.options.max_new_tokens, do_sample=False)[0]
-            said.append(self.tokenizer.decode(ids.tolist()).strip())
+        for part in together([self.asked(sample, training=False) for sample in samples]):
+            ids = model.generate(**to(model.device, part), max_new_tokens=self.options.max_new_tokens, do_sample=False)
+            said += [self.tokenizer.decode(own).strip() for own in ids.tolist()]
         return said
 
 
