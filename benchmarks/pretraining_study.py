@@ -54,11 +54,11 @@ Row = dict[str, Any]
 class Setting:
     """Sizes of the study."""
 
-    scenes: int = 1000  # to pretrain on
-    clips: int = 120
-    questioned: int = 300  # scenes whose questions are learned
-    tested: int = 300
-    pretrain_steps: int = 150
+    scenes: int = 700  # to pretrain on
+    clips: int = 60
+    questioned: int = 250  # scenes whose questions are learned
+    tested: int = 250
+    pretrain_steps: int = 120
     clip_batch: int = 4
     steps: int = 120
     batch: int = 16
