@@ -39,7 +39,7 @@ class PictureToText(Texts):
         return {"parts": together([self.lesson(s, training=training) for s in samples], _ALIGNED)}
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[str]:
-        said = []
+        said: list[str] = []
         for part in together([self.asked(sample, training=False) for sample in samples]):
             ids = model.generate(**to(model.device, part), max_new_tokens=self.options.max_new_tokens, do_sample=False)
             said += [self.tokenizer.decode(own).strip() for own in ids.tolist()]
