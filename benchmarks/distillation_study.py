@@ -7,8 +7,9 @@ teacher learns from many pictures, its students from few, in equally many steps.
 
 * `drawn alone` and `kept alone`: students that learn from labels, drawn at random or with the teacher's layers;
 * `distilled`: as `kept alone`, with the teacher's distribution at 2.0, half of the loss (`--hard 0.5`) or all (`0`);
+  both also with all of the teacher's pictures, and more steps;
 * int4: the teacher rounded to the nearest, compensated by examples as `export --int4` does (GPTQ, on ONNX Runtime), and
-  trained by `distill --qat int4` from the same start.
+  trained by `distill --qat int4` from the same start; the last two also with one step a column instead of blocks.
 
 What is finished stands in WORK/results and is not repeated.
 """
@@ -21,6 +22,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -39,6 +41,7 @@ from transformers import (
 import edgemm
 from benchmarks.study import SEEDS, Figures, deviation, kept, plot, told
 from edgemm.export.pipeline import export
+from edgemm.export.precision import compensation
 from edgemm.export.train.distill import Teaching, distill
 from edgemm.export.train.finetune import TrainReport, finetune
 from edgemm.export.train.options import TrainOptions
@@ -61,12 +64,25 @@ class Setting:
     test_rows: int = 600
     teacher_steps: int = 700
     student_steps: int = 150
+    long_steps: int = 400
     qat_steps: int = 100
     batch: int = 32
 
 
-SMALL = Setting(2, 64, 12, 8, 4, 2, 2, 2, 4)
+SMALL = Setting(2, 64, 12, 8, 4, 2, 2, 2, 2, 4)
 """A smoke test."""
+
+ALL = "all of the teacher's pictures"
+HALVES = {
+    "kept alone": (1.0, "student"),
+    "distilled, hard 0.5": (0.5, "student"),
+    "distilled, hard 0": (0.0, "student"),
+    f"kept alone, {ALL}": (1.0, "teacher"),
+    f"distilled, hard 0, {ALL}": (0.0, "teacher"),
+}
+"""Students of half the depth with the teacher's layers → the share of the labels, and what they learn from."""
+
+COLUMN = "int4, one step a column"
 
 
 def write_numbers(place: Path, glyphs: np.ndarray, digits: np.ndarray, count: int, seed: int) -> Path:
@@ -175,24 +191,26 @@ class Study:
         options = self.options(s.student_steps, 1e-3, seed)
         return self._finetuned(start, self.work / "students" / name, "student", options)
 
-    def half(self, name: str, hard: float, seed: int) -> Figures:
+    def half(self, name: str, hard: float, data: str, seed: int) -> Figures:
         """A student with half of the teacher's layers; `hard` is the share of the labels."""
-        options = self.options(self.setting.student_steps, 5e-4, seed)
-        return self._distilled(f"{name}-{seed}", Teaching(hard=hard), "student", options)
+        steps = self.setting.student_steps if data == "student" else self.setting.long_steps
+        return self._distilled(f"{name}-{seed}", Teaching(hard=hard), data, self.options(steps, 5e-4, seed))
 
     def students(self) -> dict[str, list[float]]:
         """The metrics of all students of half the depth, by seed."""
         rows = {"drawn alone": [kept(self.work, f"drawn-{s}", lambda s=s: self.drawn(s))[METRIC] for s in self.seeds]}
-        for what, hard in (("kept alone", 1.0), ("distilled, hard 0.5", 0.5), ("distilled, hard 0", 0.0)):
-            name = f"half-{hard}"
-            found = [kept(self.work, f"{name}-{s}", lambda s=s, h=hard, n=name: self.half(n, h, s)) for s in self.seeds]
-            rows[what] = [figures[METRIC] for figures in found]
+        for what, (hard, data) in HALVES.items():
+            name = f"{'half' if data == 'student' else 'all'}-{hard}"
+            rows[what] = [
+                kept(self.work, f"{name}-{s}", lambda s=s, n=name, h=hard, d=data: self.half(n, h, d, s))[METRIC]
+                for s in self.seeds
+            ]
         return rows
 
-    def trained_for_int4(self, seed: int) -> Figures:
+    def trained_for_int4(self, name: str, seed: int) -> Figures:
         """The teacher's own shape, trained on int4's grid."""
         options = self.options(self.setting.qat_steps, 2e-4, seed)
-        return self._distilled(f"qat-{seed}", Teaching(qat="int4", hard=0.5), "student", options)
+        return self._distilled(f"{name}-{seed}", Teaching(qat="int4", hard=0.5), "student", options)
 
     def exported(self, name: str, checkpoint: Path, precision: str) -> Figures:
         """The metric of a bundle on ONNX Runtime."""
@@ -204,7 +222,9 @@ class Study:
 
     def int4(self) -> dict[str, list[float]]:
         """The metrics of the teacher in int4, by how it was rounded."""
-        trained = [kept(self.work, f"qat-{s}", lambda s=s: self.trained_for_int4(s)) for s in self.seeds]
+        trained = [kept(self.work, f"qat-{s}", lambda s=s: self.trained_for_int4("qat", s)) for s in self.seeds]
+        with patch.object(compensation, "block_of", lambda rows: rows):
+            harsh = [kept(self.work, f"harsh-{s}", lambda s=s: self.trained_for_int4("harsh", s)) for s in self.seeds]
         bundles = {"fp32, exported": ("fp32", self.teacher, "fp32"), "GPTQ, exported": ("gptq", self.teacher, "int4")}
         bundles |= {
             f"trained, exported {s}": (f"qat-bundle-{s}", self.work / "students" / f"qat-{s}", "int4")
@@ -220,6 +240,8 @@ class Study:
             "int4, GPTQ, exported": [ran["GPTQ, exported"]],
             "int4, trained": [figures[METRIC] for figures in trained],
             "int4, trained, exported": [ran[f"trained, exported {s}"] for s in self.seeds],
+            f"{COLUMN} to the nearest": [harsh[0]["before"]],
+            f"{COLUMN}, trained": [figures[METRIC] for figures in harsh],
         }
 
 
@@ -248,13 +270,13 @@ def table(teacher: float, students: dict[str, list[float]], int4: dict[str, list
     lines = ["| | numbers read whole, % | closes of the gap to the teacher |", "|---|---|---|"]
     lines.append(f"| teacher | {teacher:.1f} | |")
     for name, values in students.items():
-        shares = [
-            f"{closed(students[low], teacher, values)} ({low})" for low in ("drawn alone", "kept alone") if low != name
-        ]
-        lines.append(f"| half depth, {name} | {told(values)} | {'; '.join(shares) if 'distilled' in name else ''} |")
+        low = f"kept alone, {ALL}" if name.endswith(ALL) else "kept alone"
+        share = closed(students[low], teacher, values) if "distilled" in name else ""
+        lines.append(f"| half depth, {name} | {told(values)} | {share} |")
     for name, values in int4.items():
-        share = closed(int4["int4 to the nearest"], teacher, values)
-        lines.append(f"| {name} | {told(values)} | {share if 'GPTQ' in name or 'trained' in name else ''} |")
+        low = f"{COLUMN if name.startswith(COLUMN) else 'int4'} to the nearest"
+        share = closed(int4[low], teacher, values) if "GPTQ" in name or "trained" in name else ""
+        lines.append(f"| {name} | {told(values)} | {share} |")
     return "\n".join(lines)
 
 
