@@ -261,8 +261,9 @@ def closed(low: Sequence[float], high: float, reached: Sequence[float]) -> str:
     gap = high - statistics.mean(low)
     spread = max(deviation(low), deviation(reached))
     enough = gap >= max(3 * spread, 3.0)
-    share = (statistics.mean(reached) - statistics.mean(low)) / gap if gap else 0.0
-    return f"{share:.0%} of {gap:.1f}" + ("" if enough else " (too small a gap to judge by)")
+    if not enough:
+        return f"the gap of {gap:.1f} is too small to judge by"
+    return f"{(statistics.mean(reached) - statistics.mean(low)) / gap:.0%} of {gap:.1f}"
 
 
 def table(teacher: float, students: dict[str, list[float]], int4: dict[str, list[float]]) -> str:
