@@ -39,11 +39,12 @@ class FrambicusForPreTraining(FrambicusCore):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         weights: Mapping[str, float] | None = None,
+        tokens: torch.Tensor | None = None,
         **_: Any,
     ) -> FrambicusOutput:
         """`loss_dict` has the objectives that ran, unweighted. `weights` by name, 1 where it says nothing.
 
-        With `hidden` the other objectives too see only what is not hidden.
+        With `hidden` the other objectives too see only what is not hidden. `tokens` as `loss_of` has it.
         """
         sees = pixel_values is not None or grids is not None
         sight = self.see(pixel_values, grids, frame_times_s, frame_mask, hidden) if sees else None
@@ -51,14 +52,14 @@ class FrambicusForPreTraining(FrambicusCore):
         if sight is not None and hidden is not None:
             losses["masked_grid"] = self._grid_loss(sight, hidden, frame_times_s)
         if masked_ids is not None and masked_labels is not None:
-            losses["masked_language"] = self._word_loss(sight, masked_ids, masked_mask, masked_labels)
+            losses["masked_language"] = self._word_loss(sight, masked_ids, masked_mask, masked_labels, tokens)
         if sight is not None and text_ids is not None:
             image = self.embedder.of_image(*sight.seen)
             text = self.embed_texts(text_ids, text_mask)
             losses["contrastive"] = contrastive_loss(self.embedder.logits(image, text))
         if input_ids is not None and labels is not None:
             states = self.speak(input_ids, self.remember(sight, None, len(input_ids)), attention_mask)
-            losses["caption"] = self.loss_of(states[:, :-1], labels[:, 1:])
+            losses["caption"] = self.loss_of(states[:, :-1], labels[:, 1:], tokens)
         total = sum((weights or {}).get(name, 1.0) * loss for name, loss in losses.items())
         return FrambicusOutput(loss=total if losses else None, loss_dict=losses)
 
@@ -74,10 +75,15 @@ class FrambicusForPreTraining(FrambicusCore):
         return loss
 
     def _word_loss(
-        self, sight: Sight | None, ids: torch.Tensor, mask: torch.Tensor | None, labels: torch.Tensor
+        self,
+        sight: Sight | None,
+        ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        labels: torch.Tensor,
+        tokens: torch.Tensor | None,
     ) -> torch.Tensor:
         memory = self.remember(sight, None, len(ids))
-        return self.loss_of(self.speak(ids, memory, mask, causal=False), labels)
+        return self.loss_of(self.speak(ids, memory, mask, causal=False), labels, tokens)
 
 
 def random_cells(

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,12 +72,14 @@ def finetune(
     progress: Progress = lambda _what, _share: None,
     changed: Change = lambda objective, splits, work: (objective, splits),
     about: Mapping[str, Any] | None = None,
+    fields: Sequence[str] = (),
 ) -> TrainReport:
     """Train `checkpoint` (a directory, a hub id or an adapter) on `data`; write it to `target` with its report.
 
     `changed` may put another objective and other rows in the place of the task's own; `about` says what its choices
-    were, as JSON has it. A run that was killed goes on from its last checkpoint, which stands beside `target`
-    (`<target>.training`) until the end, if it is started again with the same choices.
+    were, as JSON has it, and `fields` what rows must have one of, where that is not what the task learns from. A run
+    that was killed goes on from its last checkpoint, which stands beside `target` (`<target>.training`) until the end,
+    if it is started again with the same choices.
 
     Raises CheckpointError for a checkpoint that cannot be trained, UsageError for choices that do not fit it or a run
     of other choices that is unfinished, InputError that names the row for a useless one, StorageError for a full disk.
@@ -95,7 +97,7 @@ def finetune(
         progress("reading the data", 0.0)
         events = registry.events_for(source.model_type, task)
         splits = load(data, validation=validation, test=test, seed=options.seed, events=events)
-        _check_fields(kind, splits)
+        _check_fields(fields or kind.fields, splits)
         set_seed(options.seed)
         objective = kind.load(source, splits, options)
         with together.main_process_first():
@@ -141,11 +143,11 @@ def _check_launch() -> None:
         )
 
 
-def _check_fields(kind: type[Objective], splits: Splits) -> None:
+def _check_fields(fields: Sequence[str], splits: Splits) -> None:
     has = splits.train.fields
-    if kind.fields and not set(kind.fields) & {*has, *(("image", "audio", "video") if "file_name" in has else ())}:
+    if fields and not set(fields) & {*has, *(("image", "audio", "video") if "file_name" in has else ())}:
         raise InputError(
-            f"{splits.train.name} has none of {', '.join(kind.fields)}, which this task learns from",
+            f"{splits.train.name} has none of {', '.join(fields)}, which this task learns from",
             hint=f"it has {', '.join(has)}",
         )
 

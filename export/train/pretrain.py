@@ -12,7 +12,7 @@ from edgemm.export.train.data import Splits
 from edgemm.export.train.finetune import TrainReport, finetune
 from edgemm.export.train.objectives.base import Objective
 from edgemm.export.train.objectives.frambicus import Frambicus
-from edgemm.export.train.objectives.pretraining import OBJECTIVES, Pretraining
+from edgemm.export.train.objectives.pretraining import OBJECTIVES, OF_PICTURES, Pretraining
 from edgemm.export.train.options import TrainOptions
 
 
@@ -45,4 +45,5 @@ def pretrain(
         return Pretraining(objective, chosen.weights, hidden=chosen.hidden), splits
 
     about = {"lessons": asdict(chosen)}
-    return finetune(checkpoint, data, target, options=options, changed=changed, about=about, **more)
+    fields = ("image", "video", "text") if OF_PICTURES in chosen.weights else ("text",)
+    return finetune(checkpoint, data, target, options=options, changed=changed, about=about, fields=fields, **more)

@@ -116,6 +116,21 @@ def test_all_objectives_of_pretraining_at_once(kind, grids, processor):
     assert all(after[name] < before[name] for name in before)
 
 
+def test_words_compete_with_those_that_are_named(grids, processor):
+    model = tiny(FrambicusForPreTraining)
+    captions = processor.write("caption", [""] * 4, CAPTIONS)
+    words = {f"masked_{name}": captions[key] for name, key in (("ids", "input_ids"), ("labels", "labels"))}
+    given = {"grids": grids, **captions, **words, "masked_mask": captions["attention_mask"]}
+    known = captions["labels"].unique()
+    with torch.no_grad():
+        whole, named, few = (
+            model(**given, tokens=tokens).loss_dict for tokens in (None, torch.arange(32_768), known[known >= 0])
+        )
+    for name in ("caption", "masked_language"):
+        torch.testing.assert_close(named[name], whole[name])
+        assert few[name] < whole[name]
+
+
 def test_hidden_cells_are_not_seen():
     model = tiny(FrambicusForPreTraining)
     with torch.no_grad():

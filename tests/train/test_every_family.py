@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from edgemm.export.checkpoint import find_checkpoint
 from edgemm.export.train import freezing
@@ -56,3 +57,16 @@ def test_learns_a_few_rows_by_heart(name, tmp_path):
     metrics, pairs = loop.judge(rows)
     assert objective.metric in metrics
     assert len(pairs) == 4
+
+
+@pytest.mark.parametrize("name", ["trocr", "vit_gpt2", "blip_vqa", "florence2"])
+def test_rows_that_fit_are_spoken_to_together(name, tmp_path):
+    source = find_checkpoint(checkpoint(name))
+    rows = load(data_sets.colours(tmp_path / "data")).train[:4]
+    task = registry.tasks_of(source.model_type)[0]
+    options = TrainOptions(max_new_tokens=8)
+    objective = registry.find(source, task).load(source, Splits(rows, rows, rows), options)
+    with torch.no_grad():
+        together = objective.say(objective.model.eval(), list(rows))
+        assert together == [objective.say(objective.model, [row])[0] for row in rows]
+    assert len(set(together)) > 1

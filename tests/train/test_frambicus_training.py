@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgemm.cli.app import invoke
-from edgemm.errors import UsageError
+from edgemm.errors import InputError, UsageError
 from edgemm.export.checkpoint import find_checkpoint
 from edgemm.export.frambicus import FrambicusForQuestionAnswering, processor_of
 from edgemm.export.train.data import load
@@ -159,6 +159,19 @@ def test_every_objective_of_pretraining_falls_alone_and_jointly(name, untrained,
 
 def absolute(place, row):
     return row | {n: str(place / row[n]) for n in ("image", "video") if n in row}
+
+
+def test_pictures_need_no_text_and_texts_are_missed(untrained, rows, tmp_path):
+    lines = [json.loads(line) for line in (rows / "metadata.jsonl").read_text().splitlines()]
+    bare = [absolute(rows, {name: row[name]}) for row in lines for name in ("image", "video") if row.get(name)]
+    data = data_sets.write_rows(tmp_path / "bare", bare[:4])
+    options = TrainOptions(steps=2, batch=2, evaluate_every=2)
+    report = pretrain(
+        untrained, data, tmp_path / "out", lessons=Lessons({"masked_grid": 1.0}), options=options, test=data
+    )
+    assert report.metrics_after.keys() == {"masked_grid"}
+    with pytest.raises(InputError, match="none of text"):
+        pretrain(untrained, data, tmp_path / "told", lessons=Lessons({"caption": 1.0}), options=options)
 
 
 def test_objectives_that_there_are_not(untrained, rows, tmp_path):

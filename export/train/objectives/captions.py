@@ -39,11 +39,10 @@ class PictureToText(Texts):
         return {"parts": together([self.lesson(s, training=training) for s in samples], _ALIGNED)}
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[str]:
-        said = []
-        for sample in samples:
-            feeds = to(model.device, self.asked(sample, training=False))
-            ids = model.generate(**feeds, max_new_tokens=self.options.max_new_tokens, do_sample=False)[0]
-            said.append(self.tokenizer.decode(ids.tolist()).strip())
+        said: list[str] = []
+        for part in together([self.asked(sample, training=False) for sample in samples]):
+            ids = model.generate(**to(model.device, part), max_new_tokens=self.options.max_new_tokens, do_sample=False)
+            said += [self.tokenizer.decode(own).strip() for own in ids.tolist()]
         return said
 
 

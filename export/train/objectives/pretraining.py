@@ -39,7 +39,7 @@ class Pretraining(Frambicus):
 
         model = FrambicusForPreTraining.from_pretrained(own.checkpoint.path)
         super().__init__(own.checkpoint, model, own.processor, own.options)
-        self.weights, self.hidden = dict(weights), hidden
+        self.weights, self.hidden, self._known = dict(weights), hidden, own._known
 
     def batch(self, samples: Sequence[Sample], *, training: bool) -> Batch:
         told = [s for s in samples if s.has("text")] if set(self.weights) & set(OF_TEXTS) else []
@@ -85,7 +85,8 @@ class Pretraining(Frambicus):
         return int(part["rows"])
 
     def loss_of(self, model: Any, part: Batch) -> torch.Tensor:
-        loss: torch.Tensor = model(**part["inputs"]).loss
+        device = part["inputs"]["frame_mask"].device
+        loss: torch.Tensor = model(**part["inputs"], tokens=self._tokens(device)).loss
         return loss
 
     def say(self, model: Any, samples: Sequence[Sample]) -> list[dict[str, float]]:
