@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 
+import av
 import pytest
 
 import edgemm
@@ -102,10 +103,16 @@ def test_moving_pictures_a_caption_and_the_answer_to_a_typed_question(browser, t
         page.js("[...document.querySelectorAll('#tasks button')].find((b) => b.innerText === 'detect').click()")
         page.until("document.querySelector('#tasks [aria-pressed=false]')?.innerText === 'detect'")
         assert page.js("document.documentElement.scrollWidth <= innerWidth")
+        page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
         page.js("document.querySelector('#record').click()")
         page.until("document.querySelector('#record-state').innerText === '2 s'")
         page.js("document.querySelector('#record').click()")
         page.until("/^edgemm-.*[.](webm|mp4), [0-9.]+ MB$/.test(document.querySelector('#record-state').innerText)")
+        until(lambda: [*tmp_path.glob("edgemm-*[m4]")], 30)
+        with av.open(str(*tmp_path.glob("edgemm-*[m4]"))) as saved:
+            pictures = [frame.to_ndarray(format="rgb24") for frame in saved.decode(video=0)]
+        assert {picture.shape for picture in pictures} == {(480, 640, 3)}
+        assert len({picture.tobytes() for picture in pictures}) >= 4
         kept = Path(os.environ.get("EDGEMM_KEEP_PICTURES", tmp_path))
         page.js("[...document.querySelectorAll('#tasks [aria-pressed=false]')].forEach((b) => b.click())")
         page.until(BOXES)
