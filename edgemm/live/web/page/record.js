@@ -48,6 +48,6 @@ export class Recorder {
     link.download = `edgemm-${new Date().toISOString().slice(0, 19).replaceAll(":", "-")}.${suffix}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-    this.$("record-state").textContent = `${link.download}, ${(blob.size / 1e6).toFixed(1)} MB`;
+    this.$("record-state").textContent = `${link.download}, ${(blob.size / 1e6).toFixed(2)} MB`;
   }
 }
