@@ -227,6 +227,8 @@ def test_other_requests_than_get_and_long_ones_are_refused(page):
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1073741824\r\n\r\n" + bytes(100_000),
         b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01",
+        b"GET /events HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d\xc3\xa9\r\n\r\n",
     ):
         with socket.create_connection(address(sink), 5) as connection:
             connection.sendall(text)

@@ -42,6 +42,8 @@ class Guard:
         headers = request.headers
         if not all(_is_text(value) for _, value in request.raw_headers):
             return 400, "a header is no text"
+        if not headers.get("Sec-WebSocket-Key", "").isascii():  # on which aiohttp fails
+            return 400, "Sec-WebSocket-Key is no base64"
         if ".." in unquote(request.raw_path.partition("?")[0]):
             return 400, "no such path"
         if not self._host_is_own(headers.get("Host", "")):
