@@ -71,9 +71,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def plot(png: bytes, about: str) -> str:
-    """A picture of a plot, `about` for those who do not see it."""
-    return f'<img class="plot" alt="{escape(about)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+def plot(picture: bytes, about: str) -> str:
+    """A plot as PNG or SVG, `about` for those who do not see it."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
+    data = base64.b64encode(picture).decode()
+    return f'<img class="plot" alt="{escape(about)}" src="data:image/{kind};base64,{data}">'
 
 
 def _cell(value: Cell, kind: str) -> str:

@@ -22,7 +22,7 @@ from edgemm.processing.media import iter_video
 
 THUMB_PX = 320
 SHOWN = 12
-_PLOT = Path("report/precision.png")
+_PLOT = Path("report/precision.svg")
 
 
 def sections_at(page: Path, bundle: Bundle) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,6 +22,7 @@ from edgemm.export.precision.recipe import Recipe
 from edgemm.export.precision.sensitivity import Noise
 from edgemm.export.precision.static import quantize_static_int8, smoothed
 from edgemm.measure.judging import gates
+from edgemm.measure.report_page import about
 from tests.export.exported import calibration_folder, checkpoint, exported, plan
 from tests.export.planted import LAYER, labelled, planted
 
@@ -70,6 +72,10 @@ def _check_report(bundle, manifest):
     bars = drawn.findall("{http://www.w3.org/2000/svg}g")
     assert len(bars) == len(report["operators"]) == 14
     assert LAYER in "".join(bars[0].itertext())
+    page = about(open_bundle(bundle))["parity"]
+    assert base64.b64encode((bundle / "report" / "precision.svg").read_bytes()).decode() in page
+    assert "data:image/svg+xml" in page
+    assert LAYER in page
 
 
 def test_what_no_restoring_mends_is_refused_with_a_table(tmp_path):
