@@ -9,15 +9,22 @@ from edgemm.live.events import (
     ErrorEvent,
     Event,
     LabelsEvent,
+    TrackedObject,
     TranscriptEvent,
 )
 from edgemm.live.overlay import label_name
+from edgemm.results import Label
+
+
+def scored(found: Label | TrackedObject) -> str:
+    """A name with its score."""
+    return f"{label_name(found.label)} {found.score:.2f}"
 
 
 def said(event: Event) -> str:
     """The best label, a caption, a final transcript, a question with its answer, an error; empty for other events."""
     if isinstance(event, LabelsEvent):
-        return f"{label_name(event.labels[0].label)} {event.labels[0].score:.2f}" if event.labels else ""
+        return scored(event.labels[0]) if event.labels else ""
     if isinstance(event, AnswerEvent):
         return f"{event.question} {event.text}"
     if isinstance(event, TranscriptEvent):

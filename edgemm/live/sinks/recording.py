@@ -6,9 +6,8 @@ from pathlib import Path
 
 from edgemm.live.events import DetectionsEvent, ErrorEvent, Event, to_json
 from edgemm.live.frames import AudioBlock, Frame, FrameOutcome, Packet
-from edgemm.live.overlay import label_name
 from edgemm.live.recording import McapRecorder
-from edgemm.live.said import said
+from edgemm.live.said import said, scored
 from edgemm.live.sinks.base import Item, SinkContext, SinkLimits
 
 
@@ -66,7 +65,7 @@ class McapSink:
         if text:
             recorder.write_text(text, event.type, event.t_s, error=isinstance(event, ErrorEvent))
         if isinstance(event, DetectionsEvent) and event.source and not self._context.scaled:
-            objects = [(f"{label_name(found.label)} {found.score:.2f}", found.box_px) for found in event.objects]
+            objects = [(scored(found), found.box_px) for found in event.objects]
             recorder.write_boxes(event.source, objects, event.t_capture_s)
 
     def _begin(self) -> McapRecorder:

@@ -15,8 +15,7 @@ from typing import Any
 from edgemm.errors import SinkError
 from edgemm.live.events import CaptionEvent, DetectionsEvent, ErrorEvent, Event, LabelsEvent
 from edgemm.live.frames import Frame
-from edgemm.live.overlay import label_name
-from edgemm.live.said import said
+from edgemm.live.said import said, scored
 from edgemm.live.sinks.address import SinkUrl, need, parse
 from edgemm.live.sinks.base import Item, SinkContext, SinkLimits
 
@@ -70,7 +69,7 @@ class RerunSink:
         elif isinstance(item, DetectionsEvent):
             self._at(item.t_capture_s)
             boxes = [found.box_px for found in item.objects]
-            names = [f"{label_name(found.label)} {found.score:.2f}" for found in item.objects]
+            names = [scored(found) for found in item.objects]
             shown = self._rerun.Boxes2D(array=boxes, array_format=self._rerun.Box2DFormat.XYXY, labels=names)
             self._stream.log(f"{item.source}/picture/objects", shown if boxes else self._rerun.Clear(recursive=False))
             self._late(item, item.latency_ms)
