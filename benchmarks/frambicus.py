@@ -121,9 +121,9 @@ class Bundle:
         for image in images:
             height, width = to_rgb(image).shape[:2]
             found = self.model.detect(image, score_min=0.0).objects
-            corners = [tuple(np.array(of.box_px) / (width, height, width, height)) for of in found]
-            named = [Box(of.label, box, of.score) for of, box in zip(found, corners, strict=True)]
-            yield named, [Box("thing", box, of.score) for of, box in zip(found, corners, strict=True)]
+            size = (width, height, width, height)
+            named = [Box(of.label, tuple(np.array(of.box_px) / size), of.score) for of in found]
+            yield named, [Box("thing", box.box_px, box.score) for box in named]
 
     def hear(self, samples: NDArray[np.float32], rate_hz: int) -> str:
         """See `Model.hear`."""

@@ -16,8 +16,8 @@ from edgemm.live.options import StreamOptions
 from edgemm.live.pipeline import Pipeline
 from edgemm.live.sources import browser
 from edgemm.live.sources.base import Wish
-from tests.live.live_fakes import FakeModel, KeepSink, speech_like, until
-from tests.live.web_clients import WebSink, connect, flood
+from tests.live.live_fakes import FakeModel, speech_like, until
+from tests.live.web_clients import WebSink, browser_runs, connect, flood
 
 exceptions = pytest.importorskip("websockets.exceptions")
 
@@ -31,21 +31,8 @@ def jpeg(value=200, size_px=(160, 120)):
 @pytest.fixture
 def run():
     """A run on a browser, with the sink that keeps its events."""
-    started = []
-
-    def start(model=None, **options):
-        sink, keep = WebSink("127.0.0.1:0"), KeepSink()
-        options = {"cameras": ("browser://",), **options}
-        pipeline = Pipeline(model or FakeModel(), StreamOptions(**options), [sink, keep])
-        pipeline.start()
-        started.append(pipeline)
-        assert sink.port
-        until(lambda: keep.of("started") and sink._server.senders._wanted)
-        return sink, keep, pipeline
-
-    yield start
-    for pipeline in started:
-        pipeline.stop()
+    with browser_runs() as start:
+        yield start
 
 
 def opened(sink, path):

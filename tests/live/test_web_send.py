@@ -16,17 +16,15 @@ import pytest
 
 from edgemm.errors import RuntimeUnavailable
 from edgemm.live.frames import Frame
-from edgemm.live.options import StreamOptions
-from edgemm.live.pipeline import Pipeline
 from edgemm.live.sinks.base import SinkLimits
 from edgemm.live.sources.browser import PICTURE_BYTES, PICTURE_PX
 from edgemm.live.web import assembly, rtc
 from edgemm.live.web.assembly import HELD, Assembly, Waiting
 from edgemm.live.web.incoming import Stamps
 from edgemm.live.web.video import number_of, numbered
-from tests.live.live_fakes import FakeModel, KeepSink, speech_like, until, within
+from tests.live.live_fakes import speech_like, until, within
 from tests.live.test_web_capture import exceptions, jpeg, opened, states
-from tests.live.web_clients import WebSink
+from tests.live.web_clients import browser_runs
 from tests.live.web_rtc import held, named, post, sender
 
 BOTH = {"cameras": ("browser://",), "mic": "browser://"}
@@ -41,20 +39,8 @@ def picture(n, *, bright=True):
 
 @pytest.fixture
 def run():
-    started = []
-
-    def start(**options):
-        sink, keep = WebSink("127.0.0.1:0"), KeepSink(SinkLimits(events=1000, frames=10_000, blocks=10_000))
-        pipeline = Pipeline(FakeModel(), StreamOptions(**{"cameras": ("browser://",), **options}), [sink, keep])
-        pipeline.start()
-        started.append(pipeline)
-        assert sink.port
-        until(lambda: keep.of("started") and sink._server.senders._wanted)
-        return sink, keep, pipeline
-
-    yield start
-    for pipeline in started:
-        pipeline.stop()
+    with browser_runs(SinkLimits(events=1000, frames=10_000, blocks=10_000)) as start:
+        yield start
 
 
 def senders(sink):

@@ -14,9 +14,22 @@ from edgemm.live.options import StreamOptions
 from edgemm.live.pipeline import Pipeline
 from edgemm.live.sinks.base import SinkContext
 from edgemm.live.web import WebSink
-from tests.live.live_fakes import FakeModel
+from tests.live.live_fakes import FakeModel, KeepSink, until
 
-__all__ = ["CONTEXT", "PATTERN", "Page", "WebSink", "address", "connect", "flood", "get", "mjpeg", "request", "running"]
+__all__ = [
+    "CONTEXT",
+    "PATTERN",
+    "Page",
+    "WebSink",
+    "address",
+    "browser_runs",
+    "connect",
+    "flood",
+    "get",
+    "mjpeg",
+    "request",
+    "running",
+]
 
 pytest.importorskip("aiohttp", reason="the extra web is not installed")
 connect = pytest.importorskip("websockets.sync.client", reason="the extra sinks is not installed").connect
@@ -36,6 +49,29 @@ def running(sink, model=None, camera=PATTERN, **options):
         yield pipeline
     finally:
         pipeline.stop()
+
+
+@contextmanager
+def browser_runs(*limits):
+    """Starts runs on a browser: each with its sink, and a sink of `limits` that keeps what comes. They are stopped at
+    the end."""
+    started = []
+
+    def start(model=None, **options):
+        sink, keep = WebSink("127.0.0.1:0"), KeepSink(*limits)
+        options = {"cameras": ("browser://",), **options}
+        pipeline = Pipeline(model or FakeModel(), StreamOptions(**options), [sink, keep])
+        pipeline.start()
+        started.append(pipeline)
+        assert sink.port
+        until(lambda: keep.of("started") and sink._server.senders._wanted)
+        return sink, keep, pipeline
+
+    try:
+        yield start
+    finally:
+        for pipeline in started:
+            pipeline.stop()
 
 
 def address(sink):
